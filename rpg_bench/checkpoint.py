@@ -1,0 +1,120 @@
+"""Checkpoints that survive being killed at any moment, and load without executing code."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rpg_bench.errors import InvalidInput
+
+KEPT = 2  # the newest, and the one before in case that one is damaged
+_DIGEST = hashlib.sha256().digest_size
+
+
+class Damaged(Exception):
+    """A checkpoint file that is not as it was written."""
+
+
+def write_aside(path: Path, content: bytes) -> None:
+    """Write a whole file or nothing: aside, flushed to the disk, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(aside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def save(directory: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write `state` as the checkpoint of `step` and remove all but the newest `KEPT`.
+
+    The file is what `torch.save` writes, and a SHA-256 of it at the end.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    path = directory / f"checkpoint-{step:08d}.pt"
+    write_aside(path, content + hashlib.sha256(content).digest())
+    for old in _newest_first(directory)[KEPT:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read one checkpoint onto the CPU.
+
+    Raises:
+        Damaged: truncated, altered, or not a checkpoint.
+    """
+    content = path.read_bytes()
+    content, digest = content[:-_DIGEST], content[-_DIGEST:]
+    if hashlib.sha256(content).digest() != digest:
+        raise Damaged(f"{path} is truncated or altered")
+    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    assert isinstance(state, dict)
+    return state
+
+
+def load_newest(directory: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """Read the newest checkpoint that is whole; None if there is none.
+
+    A damaged one is named through `say`, and the one before it is tried.
+    """
+    for path in _newest_first(directory):
+        try:
+            return load(path)
+        except Damaged as damage:
+            say(f"checkpoint: {damage}; falling back to the one before it")
+        except OSError as error:
+            raise InvalidInput(f"runs_dir: {path} cannot be read: {error.strerror}") from None
+    return None
+
+
+def remove_all(directory: Path) -> None:
+    """Remove every checkpoint, for a run that starts again."""
+    for path in _newest_first(directory):
+        path.unlink(missing_ok=True)
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every global random generator."""
+    version, words, position = random.getstate()[:3]
+    kind, keys, *rest = np.random.get_state()
+    return {
+        "python": [version, list(words), position],
+        "numpy": [kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Put every global random generator where `random_state` found it."""
+    version, words, position = state["python"]
+    random.setstate((version, tuple(words), position))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _newest_first(directory: Path) -> list[Path]:
+    return sorted(directory.glob("checkpoint-*.pt"), reverse=True)

@@ -1,0 +1,81 @@
+"""Hydra around a command: where the configuration lies, and one line instead of a trace for bad input."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rpg_bench.config import TrainConfig, unknown_key
+from rpg_bench.errors import InvalidInput, unknown
+
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+
+
+def config_directory() -> Path:
+    """Where the configuration files lie: in the wheel inside the package, in a checkout beside it."""
+    package = Path(__file__).resolve().parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def register_schema() -> None:
+    """Make every key of `TrainConfig` known to Hydra with its default, so that any can be overridden."""
+    schema = OmegaConf.to_container(OmegaConf.structured(TrainConfig))
+    for group in ("dataset", "backbone", "sharing", "optimizer", "tracking"):
+        schema[group].pop("name", None)  # type: ignore[index,call-overload]
+    del schema["sharing"]["options"]  # type: ignore[index,call-overload,arg-type]
+    ConfigStore.instance().store("schema", schema)
+
+
+def run_command(task: Callable[[DictConfig], Any]) -> None:
+    """Run `task` on the configuration that the command line composes, and exit.
+
+    Exit codes: 0 done, 1 failed, 2 bad input, 128 + n stopped by signal n.
+    """
+    # Hydra would print its own messages and exit with 1; this hands its exceptions to us.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    register_schema()
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="train")(task)()
+    except InvalidInput as error:
+        _leave(str(error), BAD_INPUT)
+    except (HydraException, OmegaConfBaseException) as error:
+        _leave(explain(error), BAD_INPUT)
+    except KeyboardInterrupt:
+        _leave("interrupted before anything was trained", INTERRUPTED)
+    except BaseException as error:
+        code = getattr(error, "exit_code", None)
+        if code is not None:  # a stop that was announced already
+            raise SystemExit(code) from None
+        if type(error).__name__ == "Diverged":
+            _leave(str(error), FAILED)
+        raise
+
+
+def explain(error: Exception) -> str:
+    """Turn an exception of Hydra or OmegaConf into one line with the nearest valid choice."""
+    text = str(error)
+    if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '([^']+)/([^'/]+)'", text)):
+        group, name = found.groups()
+        options = error.options if error.options is not None else re.findall(r"^\t([\w.-]+)$", text, re.MULTILINE)
+        return str(unknown(group, name, options))
+    if found := re.search(r"Could not override '([^']+)'", text):
+        return str(unknown_key(found.group(1), TrainConfig()))
+    if found := re.search(r"Could not append to config.*'([^']+)'|at '([^']+)' is already", text):
+        return text.split("\n")[0]
+    return f"command line: {' '.join(text.split())}"
+
+
+def _leave(message: str, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(code)

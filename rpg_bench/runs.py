@@ -1,0 +1,62 @@
+"""What identifies a run, and where its files lie."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rpg_bench.config import NOT_IN_HASH, TrainConfig
+from rpg_bench.sharing.scheme import SCHEMES
+
+
+def run_hash(config: TrainConfig) -> str:
+    """Hash what affects the result: the seed and every other field that is not at its default."""
+    text = json.dumps(identity(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def identity(config: TrainConfig) -> dict[str, Any]:
+    """The fields that the hash covers, by dotted name.
+
+    An option of the scheme at its own default does not count either.
+    """
+    flat, defaults = _flatten(dataclasses.asdict(config)), _flatten(dataclasses.asdict(TrainConfig()))
+    scheme = SCHEMES.get(config.sharing.name)
+    if scheme is not None:
+        for option in dataclasses.fields(scheme):  # type: ignore[arg-type]
+            defaults[f"sharing.options.{option.name}"] = option.default
+    changed = {
+        name: value
+        for name, value in flat.items()
+        if value != defaults.get(name, dataclasses.MISSING)
+        and not any(name == skipped or name.startswith(f"{skipped}.") for skipped in NOT_IN_HASH)
+    }
+    return {**changed, "seed": config.seed}
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Every path that a run writes."""
+
+    directory: Path  # runs/HASH
+    record: Path  # results/records/HASH.json
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> RunFiles:
+        """The paths of a configuration's run."""
+        name = run_hash(config)
+        return cls(Path(config.runs_dir) / name, Path(config.results_dir) / "records" / f"{name}.json")
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        elif value != {}:
+            flat[f"{prefix}{key}"] = value
+    return flat

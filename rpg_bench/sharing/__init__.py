@@ -1,0 +1,25 @@
+"""Sharing schemes: networks whose weights are generated from few degrees of freedom.
+
+model = share(timm.create_model("resnet18"), "rpg_global", dof="36k")
+print(dof_report(model))
+plain = materialize(model)
+"""
+
+from rpg_bench.sharing import none, rpg_global, rpg_local  # noqa: F401  (each registers its scheme)
+from rpg_bench.sharing.api import materialize, plan_for, share, sharing_of
+from rpg_bench.sharing.report import DofReport, dof_report
+from rpg_bench.sharing.scheme import SCHEMES, Scheme, Sharing, get_scheme, register
+
+__all__ = [
+    "SCHEMES",
+    "DofReport",
+    "Scheme",
+    "Sharing",
+    "dof_report",
+    "get_scheme",
+    "materialize",
+    "plan_for",
+    "register",
+    "share",
+    "sharing_of",
+]

@@ -1,0 +1,164 @@
+"""`share` and `materialize`: a scheme put on a module, and taken off again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from rpg_bench.errors import InvalidInput
+from rpg_bench.sharing.scheme import Budget, Plan, Sharing, get_scheme
+from rpg_bench.sharing.slots import find_slots
+
+ATTRIBUTE = "sharing"  # under which a shared model holds its `Sharing`
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def share(
+    model: Model,
+    scheme: str,
+    dof: Budget = None,
+    *,
+    seed: int = 0,
+    include: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+    **options: Any,
+) -> Model:
+    """Replace the slots of `model` by what `scheme` generates from `dof` free scalars. In place.
+
+    The free parameters live in `model.sharing`; the slots are no parameters any more. Build the
+    optimizer, move to DistributedDataParallel and compile after this call.
+
+    Args:
+        model: any module with convolution or linear layers.
+        scheme: a registered name, such as `rpg_global`.
+        dof: the budget: 36864, "36k", "18%", or None for the scheme's default.
+        seed: of everything that is fixed (allocation, signs) and of the free parameters' start.
+        include: globs over parameter names to add to the slots (stem, head, embeddings).
+        exclude: globs over parameter names to take out of the slots.
+        options: the scheme's own.
+
+    Returns:
+        `model` itself.
+
+    Raises:
+        InvalidInput: unknown scheme or option, budget out of range, glob without a match, or a
+            model that is shared already. The model is unchanged then.
+    """
+    if isinstance(getattr(model, ATTRIBUTE, None), Sharing):
+        raise InvalidInput("model: it is shared already; call materialize() first")
+    if hasattr(model, ATTRIBUTE):
+        raise InvalidInput(f"model: it has an attribute {ATTRIBUTE!r} of its own; share a module around it")
+    plan = plan_for(model, scheme, dof, seed=seed, include=include, exclude=exclude, **options)
+    sharing = get_scheme(scheme, **options).build(plan)
+    first = model.get_parameter(plan.slots[0].name)
+    sharing.to(device=first.device, dtype=first.dtype)
+    if not sharing.in_place:
+        for number, slot in enumerate(plan.slots):
+            for owner in slot.owners:
+                module = model.get_submodule(owner.module)
+                if parametrize.is_parametrized(module, owner.attribute):
+                    continue  # the same module under a second name
+                parametrize.register_parametrization(module, owner.attribute, _View(sharing, number), unsafe=True)
+    model.add_module(ATTRIBUTE, sharing)
+    model.register_forward_pre_hook(_begin, prepend=True)
+    model.register_forward_hook(_end, always_call=True)
+    model.register_load_state_dict_pre_hook(_check_fingerprint)
+    return model
+
+
+def plan_for(
+    model: nn.Module,
+    scheme: str,
+    dof: Budget = None,
+    *,
+    seed: int = 0,
+    include: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+    **options: Any,
+) -> Plan:
+    """What `share` with the same arguments would allocate; changes nothing."""
+    return get_scheme(scheme, **options).plan(find_slots(model, include, exclude), dof, seed)
+
+
+def materialize(model: Model) -> Model:
+    """Return a copy of a shared model as an ordinary module: same outputs, plain state_dict.
+
+    Raises:
+        InvalidInput: the model is not shared.
+    """
+    sharing_of(model)
+    plain = copy.deepcopy(model)
+    sharing = sharing_of(plain)
+    if not sharing.in_place:
+        with torch.no_grad():
+            values = [value.clone() for value in sharing.produce()]
+        for slot, value in zip(sharing.plan.slots, values, strict=True):
+            parameter = nn.Parameter(value)
+            for owner in slot.owners:
+                module = plain.get_submodule(owner.module)
+                if not parametrize.is_parametrized(module, owner.attribute):
+                    continue  # the same module under a second name
+                # A deep copy has the class of its original; removal would take the original's property.
+                kind = type(module)
+                module.__class__ = type(kind.__name__, kind.__bases__, dict(kind.__dict__))
+                parametrize.remove_parametrizations(module, owner.attribute)
+                setattr(module, owner.attribute, parameter)
+    delattr(plain, ATTRIBUTE)
+    for hooks in (plain._forward_pre_hooks, plain._forward_hooks, plain._load_state_dict_pre_hooks):
+        for key, hook in list(hooks.items()):
+            if getattr(hook, "hook", hook) in (_begin, _end, _check_fingerprint):
+                del hooks[key]  # type: ignore[attr-defined]
+                plain._forward_hooks_always_called.pop(key, None)
+    return plain
+
+
+def sharing_of(model: nn.Module) -> Sharing:
+    """Return the `Sharing` of a shared model.
+
+    Raises:
+        InvalidInput: the model is not shared.
+    """
+    sharing = getattr(model, ATTRIBUTE, None)
+    if not isinstance(sharing, Sharing):
+        raise InvalidInput("model: it is not shared; call share() first")
+    return sharing
+
+
+class _View(nn.Module):
+    """The parametrization of one slot: reads it from the model's `Sharing`, holds nothing itself."""
+
+    def __init__(self, sharing: Sharing, number: int) -> None:
+        super().__init__()
+        # A plain reference: registered as a submodule, the ring would appear under every layer.
+        object.__setattr__(self, "source", sharing)
+        self.number = number
+
+    def forward(self) -> Tensor:
+        source: Sharing = self.source  # type: ignore[assignment]
+        return source.read(self.number)
+
+    def right_inverse(self, _: Tensor) -> tuple[()]:
+        """No original: the dense weight does not survive as a parameter."""
+        return ()
+
+
+def _begin(model: nn.Module, _: Any) -> None:
+    sharing_of(model).begin()
+
+
+def _end(model: nn.Module, _: Any, __: Any) -> None:
+    sharing_of(model).end()
+
+
+def _check_fingerprint(
+    model: nn.Module, state: dict[str, Any], prefix: str, metadata: Any, strict: bool, *_: Any
+) -> None:
+    key = f"{prefix}{ATTRIBUTE}._extra_state"
+    if strict or key in state:
+        sharing_of(model).check_fingerprint(state.get(key))

@@ -1,0 +1,108 @@
+"""Counting degrees of freedom: the one place where it is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from rpg_bench.sharing.api import sharing_of
+
+
+@dataclass(frozen=True)
+class SlotReport:
+    """One slot: its scalars, and the ring or other part that generates it."""
+
+    name: str
+    shape: tuple[int, ...]
+    size: int
+    std: float
+
+
+@dataclass(frozen=True)
+class DofReport:
+    """The numbers of trained scalars of a model (design, vocabulary)."""
+
+    scheme: str
+    slots: int  # number of slots
+    slot_scalars: int  # D
+    dof: int
+    private: int
+    per_slot: tuple[SlotReport, ...] = ()
+
+    @property
+    def total(self) -> int:
+        """What the optimizer trains."""
+        return self.dof + self.private
+
+    @property
+    def dense(self) -> int:
+        """What it would train if every slot were free."""
+        return self.slot_scalars + self.private
+
+    @property
+    def ratio(self) -> float:
+        """Slot scalars per degree of freedom."""
+        return self.slot_scalars / self.dof
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "scheme": self.scheme,
+            "slots": self.slots,
+            "slot_scalars": self.slot_scalars,
+            "dof": self.dof,
+            "private": self.private,
+            "total": self.total,
+            "dense": self.dense,
+            "ratio": round(self.ratio, 4),
+        }
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Label, value and meaning, line by line."""
+        return [
+            ("scheme", self.scheme, ""),
+            (
+                "slots D",
+                f"{self.slot_scalars:,}",
+                f"scalars in {self.slots} weight tensors that the scheme generates",
+            ),
+            ("DoF", f"{self.dof:,}", f"free numbers behind them ({self.dof / self.slot_scalars:.2%} of D)"),
+            ("private", f"{self.private:,}", "trained outside the slots: stem, norms, biases, head"),
+            ("total", f"{self.total:,}", "DoF + private: what the optimizer trains"),
+            ("dense", f"{self.dense:,}", "what it would train without sharing"),
+            ("ratio", f"{self.ratio:,.1f}", "slots D / DoF"),
+        ]
+
+    def __str__(self) -> str:
+        return "\n".join(f"{label:<8} {value:>14}  {meaning}".rstrip() for label, value, meaning in self.rows())
+
+    def slot_table(self) -> str:
+        """One line per slot: name, shape, scalars and initial standard deviation."""
+        return "\n".join(
+            f"{slot.name:<48} {'x'.join(map(str, slot.shape)):>18} {slot.size:>12,}  std {slot.std:.4f}"
+            for slot in self.per_slot
+        )
+
+
+def dof_report(model: nn.Module) -> DofReport:
+    """Count the degrees of freedom of a model that `share` was applied to.
+
+    Raises:
+        InvalidInput: the model is not shared.
+    """
+    sharing = sharing_of(model)
+    plan = sharing.plan
+    trained = {id(p): p for p in model.parameters() if p.requires_grad}
+    if sharing.in_place:
+        free = {id(model.get_parameter(slot.name)) for slot in plan.slots}
+    else:
+        free = {id(p) for p in sharing.parameters() if p.requires_grad}
+    return DofReport(
+        scheme=plan.scheme,
+        slots=len(plan.slots),
+        slot_scalars=plan.total,
+        dof=sum(p.numel() for key, p in trained.items() if key in free),
+        private=sum(p.numel() for key, p in trained.items() if key not in free),
+        per_slot=tuple(SlotReport(slot.name, slot.shape, slot.size, slot.std) for slot in plan.slots),
+    )

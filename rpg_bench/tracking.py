@@ -1,0 +1,111 @@
+"""Weights & Biases, through its own client. Tracking may fail; training does not."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rpg_bench.config import TrackingConfig, TrainConfig
+from rpg_bench.runs import run_hash
+from rpg_bench.sharing import DofReport
+
+if TYPE_CHECKING:
+    from rpg_bench.engine import Trainer
+
+Say = Callable[[str], None]
+
+
+def start(config: TrainConfig, trainer: Trainer, report: DofReport, say: Say | None) -> Tracker:
+    """Track a run, or go on tracking it under the id that its checkpoint has."""
+    if trainer.tracking_id is None:
+        trainer.tracking_id = secrets.token_hex(4)
+    dof = format_dof(report.dof)
+    return Tracker(
+        config.tracking,
+        trainer.directory,
+        trainer.tracking_id,
+        say,
+        config={**dataclasses.asdict(config), "hash": run_hash(config), "dof_report": report.to_dict()},
+        group=config.tracking.group or config.sweep,
+        name=config.tracking.name
+        or f"{config.sharing.name} {config.backbone.name} {config.dataset.name} {dof} seed {config.seed}",
+        tags=[*config.tracking.tags, config.sharing.name, config.backbone.name, config.recipe.name],
+    )
+
+
+def format_dof(dof: int) -> str:
+    """Shorten a number of DoF for a name.
+
+    >>> [format_dof(n) for n in (800, 36_000, 36_864, 2_359_296)]
+    ['800', '36k', '36.9k', '2.36M']
+    """
+    for size, suffix in ((10**6, "M"), (10**3, "k")):
+        if dof >= size:
+            return f"{dof / size:.3g}{suffix}"
+    return str(dof)
+
+
+class Tracker:
+    """One W&B run, continued under the same id when training is resumed."""
+
+    def __init__(self, tracking: TrackingConfig, directory: Path, run_id: str, say: Say | None, **details: Any) -> None:
+        """Start or continue the run `run_id`; without `say` nothing is tracked (not the main process).
+
+        Args:
+            tracking: mode, project and so on.
+            directory: where an offline run's files go.
+            run_id: W&B's own id, the same after every resume.
+            say: where a failure is reported, once.
+            details: passed on to `wandb.init` (config, group, name, tags).
+        """
+        self._say = say
+        self._run: Any = None
+        self.location: str | None = None  # its address, or the folder of an offline run
+        if tracking.mode == "disabled" or say is None:
+            return
+        with self._safely("start"):
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+            import wandb  # only when it is used
+
+            logging.getLogger("wandb").setLevel(logging.ERROR)
+            directory.mkdir(parents=True, exist_ok=True)
+            self._run = wandb.init(
+                mode=tracking.mode,
+                project=tracking.project,
+                entity=tracking.entity,
+                dir=str(directory),
+                id=run_id,
+                resume="allow" if tracking.mode == "online" else None,
+                settings=wandb.Settings(silent=True, init_timeout=60, x_disable_stats=True),
+                **details,
+            )
+            self.location = str(self._run.url or Path(self._run.dir).parent)
+
+    def log(self, metrics: Mapping[str, Any], epoch: int) -> None:
+        """Add one epoch to the history."""
+        if self._run is not None:
+            with self._safely("log"):
+                self._run.log(dict(metrics), step=epoch)
+
+    def finish(self, summary: Mapping[str, Any] | None = None, exit_code: int = 0) -> None:
+        """Close the run; an interrupted one is closed without a summary."""
+        if self._run is not None:
+            with self._safely("finish"):
+                self._run.summary.update(dict(summary or {}))
+                self._run.finish(exit_code=exit_code)
+            self._run = None
+
+    @contextlib.contextmanager
+    def _safely(self, verb: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever it is, it is no reason to lose a run
+            self._run = None
+            assert self._say is not None
+            self._say(f"tracking: W&B could not {verb} ({type(error).__name__}: {error}); training goes on without it")

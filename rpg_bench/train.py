@@ -1,0 +1,120 @@
+"""Train one network through a sharing scheme and record it.
+
+    python -m rpg_bench.train backbone=resnet18 sharing=rpg_global dof=36k
+
+The run is named by a hash of its configuration. A finished run is not run again; an unfinished one
+is continued where it was.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from omegaconf import DictConfig
+
+from rpg_bench.command_line import run_command
+from rpg_bench.config import TrainConfig, from_hydra
+from rpg_bench.runs import RunFiles, run_hash
+
+
+def train(composed: DictConfig) -> float:
+    """Run what the configuration says, unless it is finished; return the final top-1 in percent."""
+    config = from_hydra(composed)
+    finished = finished_record(config)
+    if finished is not None:
+        print(
+            f"run {run_hash(config)} is finished: top-1 {finished['final']['test_top1']:.2f} % "
+            f"({RunFiles.of(config).record}); force=true runs it again"
+        )
+        return float(finished["final"]["test_top1"])
+    return run(config)
+
+
+def finished_record(config: TrainConfig) -> dict[str, Any] | None:
+    """The record of this very run, if it is finished and `force` does not ask for another."""
+    from rpg_bench.records import read_record
+
+    record = None if config.force else read_record(RunFiles.of(config).record)
+    return record if record is not None and record["status"] == "finished" else None
+
+
+def run(config: TrainConfig) -> float:
+    """Seed, data, model, share, fit, record."""
+    # Torch and timm take seconds to import; a mistake in the configuration is reported before.
+    from rpg_bench import launch, tracking
+    from rpg_bench.backbones import create_backbone
+    from rpg_bench.display import Display
+    from rpg_bench.engine import Diverged, Trainer
+    from rpg_bench.records import write_record
+    from rpg_bench.sharing import dof_report, share
+    from rpg_bench.signals import Interrupted, StopRequest
+
+    began = time.monotonic()
+    files = RunFiles.of(config)
+    accelerator = launch.accelerator(config)
+    display = Display(quiet=not accelerator.is_main_process)
+    display.say(f"run {run_hash(config)}  {launch.describe(config, accelerator)}")
+
+    launch.seed_everything(config.seed)
+    data = launch.load(config, accelerator)
+    model = create_backbone(
+        config.backbone,
+        classes=len(data.classes),
+        channels=data.channels,
+        image_size=data.image_size,
+        recipe_stem=config.recipe.stem,
+    )
+    launch.warn_of_idle_taps(model, data, display)
+    share(
+        model,
+        config.sharing.name,
+        config.dof,
+        seed=config.seed if config.sharing.seed is None else config.sharing.seed,
+        include=config.sharing.include,
+        exclude=config.sharing.exclude,
+        **config.sharing.options,
+    )
+    report = dof_report(model)
+    trainer = Trainer(config, model, data, accelerator, files.directory)
+    launch.check_output(config, files, model)
+    launch.describe_training(config, trainer, report, display)
+    launch.resume(config, trainer, files, display)
+
+    tracker = tracking.start(config, trainer, report, display.say if accelerator.is_main_process else None)
+    progress = display.training(trainer.steps, trainer.position.step)
+    try:
+        with StopRequest() as stop, progress:
+            trainer.fit(display, tracker, stop)
+    except Interrupted as interruption:
+        tracker.finish(exit_code=interruption.exit_code)
+        display.say(f"{interruption}; saved in {files.directory}. Run the same command again to continue.")
+        raise
+    except Diverged as divergence:
+        if accelerator.is_main_process:
+            write_record(files.record, launch.record(config, trainer, report, began, failure=str(divergence)))
+        tracker.finish({"status": "failed"}, exit_code=1)
+        raise
+    record = launch.record(config, trainer, report, began)
+    if accelerator.is_main_process:
+        write_record(files.record, record)
+    tracker.finish(
+        {
+            "status": "finished",
+            "dof": report.dof,
+            "total": report.total,
+            "top1": record["final"]["test_top1"],
+            **record["final"],
+        }
+    )
+    launch.describe_result(config, record, files, tracker, display)
+    return float(record["final"]["test_top1"])
+
+
+def main() -> None:
+    """The command `python -m rpg_bench.train`."""
+    run_command(train)
+
+
+if __name__ == "__main__":
+    main()
