@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from rpg_bench.config import BackboneConfig
 from rpg_bench.errors import InvalidInput, unknown
@@ -25,19 +26,8 @@ def create_backbone(
 
     if not timm.is_model(backbone.name):
         raise unknown("backbone.name", backbone.name, timm.list_models())
-    arguments = {"num_classes": classes, "in_chans": channels, **backbone.options}
-    if backbone.patch_size is not None:
-        sizes = [{"img_size": image_size, "patch_size": backbone.patch_size}]
-    else:
-        # Networks that are built for one image size take it as an argument; others refuse it.
-        sizes = [
-            {"img_size": image_size, "patch_size": default_patch_size(image_size)},
-            {"img_size": image_size},
-            {},
-        ]
-        if not _fixed_size(backbone.name):
-            sizes.reverse()
-    model = _first_accepted(backbone, arguments, sizes)
+    sizes = _size_arguments(backbone, image_size)
+    model = _first_accepted(backbone, {"num_classes": classes, "in_chans": channels, **backbone.options}, sizes)
     stem = stem_for(backbone.stem, recipe_stem, image_size, is_resnet=_is_resnet(model), name=backbone.name)
     if stem in ("half", "cifar"):
         _replace_stem(model, channels, stride=2 if stem == "half" else 1)
@@ -76,25 +66,36 @@ def idle_taps(model: nn.Module, channels: int, image_size: int) -> tuple[int, in
     Returns:
         Idle scalars, and scalars of all kernels.
     """
-    counts = {"idle": 0, "all": 0}
-
-    def count(layer: nn.Module, inputs: tuple[torch.Tensor, ...], _: torch.Tensor) -> None:
-        assert isinstance(layer, nn.Conv2d)
-        busy = 1
-        for axis in (0, 1):
-            padding = layer.padding[axis] if not isinstance(layer.padding, str) else 0
-            busy *= _busy_taps(
-                inputs[0].shape[2 + axis],
-                layer.kernel_size[axis],
-                layer.stride[axis],
-                int(padding),
-                layer.dilation[axis],
-            )
+    idle = scalars = 0
+    for _, layer, height, width in _convolutions(model, channels, image_size):
+        taps = math.prod(layer.kernel_size)
         pairs = layer.out_channels * layer.in_channels // layer.groups
-        counts["all"] += pairs * math.prod(layer.kernel_size)
-        counts["idle"] += pairs * (math.prod(layer.kernel_size) - busy)
+        busy = _busy_taps(layer, 0, height) * _busy_taps(layer, 1, width)
+        idle, scalars = idle + pairs * (taps - busy), scalars + pairs * taps
+    return idle, scalars
 
-    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, nn.Conv2d)]
+
+def undefined_in_cpu_bf16(model: nn.Module, channels: int, image_size: int) -> list[str]:
+    """Name the convolutions whose weight gradient oneDNN leaves partly unset in bfloat16.
+
+    Seen with torch 2.14 on a CPU with AVX-512 BF16: a strided kernel over a single pixel, where the
+    idle taps' gradient is whatever was in memory, at times NaN.
+    """
+    return [
+        name
+        for name, layer, height, width in _convolutions(model, channels, image_size)
+        if max(height, width) == 1 and max(layer.stride) > 1 and max(layer.kernel_size) > 1
+    ]
+
+
+def _convolutions(model: nn.Module, channels: int, image_size: int) -> list[tuple[str, nn.Conv2d, int, int]]:
+    """Every 2d convolution that an image reaches, with its name and its input's height and width."""
+    found: list[tuple[str, nn.Conv2d, int, int]] = []
+
+    def watch(name: str, layer: nn.Conv2d) -> RemovableHandle:
+        return layer.register_forward_hook(lambda _, inputs, __: found.append((name, layer, *inputs[0].shape[2:])))
+
+    hooks = [watch(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)]
     training = model.training
     reference = next(model.parameters())
     try:
@@ -104,11 +105,13 @@ def idle_taps(model: nn.Module, channels: int, image_size: int) -> tuple[int, in
         model.train(training)
         for hook in hooks:
             hook.remove()
-    return counts["idle"], counts["all"]
+    return found
 
 
-def _busy_taps(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+def _busy_taps(layer: nn.Conv2d, axis: int, size: int) -> int:
     """Taps of one axis that fall inside an input of `size` pixels at some output position."""
+    kernel, stride, dilation = layer.kernel_size[axis], layer.stride[axis], layer.dilation[axis]
+    padding = layer._reversed_padding_repeated_twice[2 * (1 - axis)]  # "same" padding spelled out
     outputs = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
     starts = [position * stride - padding for position in range(max(outputs, 1))]
     return sum(any(0 <= start + tap * dilation < size for start in starts) for tap in range(kernel))
@@ -121,10 +124,29 @@ def _fixed_size(name: str) -> bool:
     return bool(settings and settings.fixed_input_size)
 
 
+def _size_arguments(backbone: BackboneConfig, image_size: int) -> list[dict[str, int]]:
+    """What to tell the network of its images, in the order to be tried. The last is what every network takes.
+
+    Networks that are built for one image size take it as an argument; others refuse it.
+    """
+    asked = backbone.patch_size
+    if not _fixed_size(backbone.name):
+        if asked is not None:
+            raise InvalidInput(f"backbone.patch_size: {backbone.name} has no patches; leave it out")
+        return [{}]
+    if asked is not None and (asked < 1 or image_size % asked):
+        nearest = min((p for p in range(1, image_size + 1) if image_size % p == 0), key=lambda p: abs(p - asked))
+        raise InvalidInput(
+            f"backbone.patch_size: {asked} does not divide images of {image_size} pixels; nearest: {nearest}"
+        )
+    patch = default_patch_size(image_size) if asked is None else asked
+    with_patches = {"img_size": image_size, "patch_size": patch}
+    return [with_patches] if asked is not None else [with_patches, {"img_size": image_size}, {}]
+
+
 def _first_accepted(backbone: BackboneConfig, arguments: dict[str, Any], sizes: list[dict[str, int]]) -> nn.Module:
     import timm
 
-    refusal: Exception | None = None
     for size in sizes:
         try:
             with warnings.catch_warnings():
@@ -132,12 +154,11 @@ def _first_accepted(backbone: BackboneConfig, arguments: dict[str, Any], sizes: 
                 model: nn.Module = timm.create_model(backbone.name, **{**size, **arguments})
             return model
         except TypeError as error:  # an argument that the network does not have
-            refusal = error
-        except (AssertionError, ValueError, RuntimeError) as error:
+            refusal = _one_line(error)
+        except (AssertionError, ValueError, RuntimeError, ZeroDivisionError) as error:
             raise InvalidInput(f"backbone: timm cannot build {backbone.name} so: {_one_line(error)}") from None
-    if backbone.patch_size is not None and "patch_size" in str(refusal):
-        raise InvalidInput(f"backbone.patch_size: {backbone.name} has no patches; leave it out")
-    raise InvalidInput(f"backbone.options: {backbone.name} refuses them: {_one_line(refusal)}")
+    field = "patch_size" if "patch_size" in refusal else "options"
+    raise InvalidInput(f"backbone.{field}: {backbone.name} refuses them: {refusal}")
 
 
 def _one_line(error: Exception | None) -> str:
@@ -152,9 +173,9 @@ def _is_resnet(model: nn.Module) -> bool:
 
 def _replace_stem(model: nn.Module, channels: int, stride: int) -> None:
     """Replace a ResNet's 7x7 stride-2 convolution and pooling by one 3x3 convolution."""
-    norm = model.get_submodule("bn1")
-    assert isinstance(norm, nn.BatchNorm2d)
-    stem = nn.Conv2d(channels, norm.num_features, kernel_size=3, stride=stride, padding=1, bias=False)
+    replaced = [layer for layer in model.get_submodule("conv1").modules() if isinstance(layer, nn.Conv2d)]
+    width = replaced[-1].out_channels  # a deep stem has three convolutions
+    stem = nn.Conv2d(channels, width, kernel_size=3, stride=stride, padding=1, bias=False)
     nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
     model.conv1 = stem
     model.maxpool = nn.Identity()

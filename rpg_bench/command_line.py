@@ -16,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rpg_bench.config import TrainConfig, unknown_key
-from rpg_bench.errors import InvalidInput, unknown
+from rpg_bench.errors import Failed, InvalidInput, unknown
+from rpg_bench.signals import Interrupted
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -30,36 +31,48 @@ def config_directory() -> Path:
 
 def register_schema() -> None:
     """Make every key of `TrainConfig` known to Hydra with its default, so that any can be overridden."""
-    schema = OmegaConf.to_container(OmegaConf.structured(TrainConfig))
+    schema: Any = OmegaConf.to_container(OmegaConf.structured(TrainConfig))
     for group in ("dataset", "backbone", "sharing", "optimizer", "tracking"):
-        schema[group].pop("name", None)  # type: ignore[index,call-overload]
-    del schema["sharing"]["options"]  # type: ignore[index,call-overload,arg-type]
+        schema[group].pop("name", None)  # the file that is chosen gives it
+    del schema["sharing"]["options"]
     ConfigStore.instance().store("schema", schema)
 
 
 def run_command(task: Callable[[DictConfig], Any]) -> None:
     """Run `task` on the configuration that the command line composes, and exit.
 
-    Exit codes: 0 done, 1 failed, 2 bad input, 128 + n stopped by signal n.
+    A run of a sweep that fails does not stop the others. Exit codes: 0 done, 1 failed, 2 bad input,
+    128 + n stopped by signal n.
     """
+    failures: list[int] = []
+
+    def guarded(composed: DictConfig) -> Any:
+        # Reported here: Hydra would add a line of its own to what it sees raised.
+        try:
+            return task(composed)
+        except InvalidInput as error:
+            _report(str(error))
+            failures.append(BAD_INPUT)
+        except Failed as error:
+            _report(str(error))
+            failures.append(FAILED)
+        return None
+
     # Hydra would print its own messages and exit with 1; this hands its exceptions to us.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     register_schema()
     try:
-        hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="train")(task)()
-    except InvalidInput as error:
-        _leave(str(error), BAD_INPUT)
+        hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="train")(guarded)()
     except (HydraException, OmegaConfBaseException) as error:
-        _leave(explain(error), BAD_INPUT)
+        _report(explain(error))
+        failures.append(BAD_INPUT)
+    except Interrupted as stop:
+        raise SystemExit(stop.exit_code) from None
     except KeyboardInterrupt:
-        _leave("interrupted before anything was trained", INTERRUPTED)
-    except BaseException as error:
-        code = getattr(error, "exit_code", None)
-        if code is not None:  # a stop that was announced already
-            raise SystemExit(code) from None
-        if type(error).__name__ == "Diverged":
-            _leave(str(error), FAILED)
-        raise
+        _report("interrupted; nothing new was trained, run the same command again")
+        raise SystemExit(INTERRUPTED) from None
+    if failures:
+        raise SystemExit(failures[0])
 
 
 def explain(error: Exception) -> str:
@@ -76,6 +89,5 @@ def explain(error: Exception) -> str:
     return f"command line: {' '.join(text.split())}"
 
 
-def _leave(message: str, code: int) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(code)
+def _report(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr, flush=True)

@@ -19,7 +19,7 @@ from rpg_bench import checkpoint
 from rpg_bench.config import TrainConfig
 from rpg_bench.datasets import Data
 from rpg_bench.display import Display
-from rpg_bench.errors import InvalidInput
+from rpg_bench.errors import Failed, InvalidInput
 from rpg_bench.optim import (
     AveragedModel,
     create_optimizer,
@@ -34,7 +34,7 @@ from rpg_bench.tracking import Tracker
 PRECISION_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Diverged(RuntimeError):
+class Diverged(Failed):
     """The loss is not finite."""
 
 

@@ -1,4 +1,4 @@
-"""The one exception for bad input: one line that names what is wrong and what is allowed."""
+"""The exceptions that a user sees as one line: bad input, and a run that failed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from difflib import get_close_matches
 
 class InvalidInput(ValueError):
     """Input that a user can correct. The command line prints its message and exits with 2."""
+
+
+class Failed(RuntimeError):
+    """A run that cannot go on. The command line prints its message and exits with 1."""
 
 
 def unknown(field: str, value: object, allowed: Iterable[str]) -> InvalidInput:

@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from rpg_bench import checkpoint
-from rpg_bench.backbones import idle_taps
+from rpg_bench.backbones import idle_taps, undefined_in_cpu_bf16
 from rpg_bench.config import TrainConfig
 from rpg_bench.datasets import Data, load_data
 from rpg_bench.display import Display, duration
@@ -80,8 +80,19 @@ def load(config: TrainConfig, accelerator: Accelerator) -> Data:
         )
 
 
-def warn_of_idle_taps(model: nn.Module, data: Data, display: Display) -> None:
-    """Say so if kernel taps never meet data: DoF cannot be compared then."""
+def check_taps(config: TrainConfig, model: nn.Module, data: Data, accelerator: Accelerator, display: Display) -> None:
+    """Say so if kernel taps never meet data: DoF cannot be compared then.
+
+    Raises:
+        InvalidInput: their gradients would be undefined on this device.
+    """
+    if config.recipe.precision == "bf16" and accelerator.device.type == "cpu":
+        undefined = undefined_in_cpu_bf16(model, data.channels, data.image_size)
+        if undefined:
+            raise InvalidInput(
+                f"recipe.precision: bf16 on a CPU leaves gradients of {undefined[0]} undefined, a strided convolution "
+                "over a single pixel; use recipe.precision=fp32, backbone.stem=cifar, or larger images"
+            )
     idle, scalars = idle_taps(model, data.channels, data.image_size)
     if idle:
         display.say(

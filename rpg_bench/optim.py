@@ -51,7 +51,8 @@ def parameter_kind(name: str, owner: nn.Module) -> str:
 
 def parameter_groups(model: nn.Module, weight_decay: float, no_decay: Sequence[str]) -> list[ParameterGroup]:
     """Split the trained parameters into those that decay and those of the `no_decay` kinds."""
-    decayed, spared = [], []
+    decayed: list[tuple[str, Tensor]] = []
+    spared: list[tuple[str, Tensor]] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             owner = model.get_submodule(name.rpartition(".")[0])

@@ -27,8 +27,7 @@ def identity(config: TrainConfig) -> dict[str, Any]:
     flat, defaults = _flatten(dataclasses.asdict(config)), _flatten(dataclasses.asdict(TrainConfig()))
     scheme = SCHEMES.get(config.sharing.name)
     if scheme is not None:
-        for option in dataclasses.fields(scheme):  # type: ignore[arg-type]
-            defaults[f"sharing.options.{option.name}"] = option.default
+        defaults |= _flatten(scheme().options(), "sharing.options.")
     changed = {
         name: value
         for name, value in flat.items()

@@ -76,7 +76,7 @@ class Tracker:
             logging.getLogger("wandb").setLevel(logging.ERROR)
             directory.mkdir(parents=True, exist_ok=True)
             self._run = wandb.init(
-                mode=tracking.mode,
+                mode=tracking.mode,  # type: ignore[arg-type]
                 project=tracking.project,
                 entity=tracking.entity,
                 dir=str(directory),
@@ -85,7 +85,8 @@ class Tracker:
                 settings=wandb.Settings(silent=True, init_timeout=60, x_disable_stats=True),
                 **details,
             )
-            self.location = str(self._run.url or Path(self._run.dir).parent)
+            online = tracking.mode == "online"
+            self.location = str(self._run.url if online else Path(self._run.dir).parent)
 
     def log(self, metrics: Mapping[str, Any], epoch: int) -> None:
         """Add one epoch to the history."""

@@ -65,7 +65,7 @@ def run(config: TrainConfig) -> float:
         image_size=data.image_size,
         recipe_stem=config.recipe.stem,
     )
-    launch.warn_of_idle_taps(model, data, display)
+    launch.check_taps(config, model, data, accelerator, display)
     share(
         model,
         config.sharing.name,
@@ -73,6 +73,7 @@ def run(config: TrainConfig) -> float:
         seed=config.seed if config.sharing.seed is None else config.sharing.seed,
         include=config.sharing.include,
         exclude=config.sharing.exclude,
+        batches=lambda: data.train.epoch(0),
         **config.sharing.options,
     )
     report = dof_report(model)

@@ -9,9 +9,11 @@ from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+torch.set_num_threads(1)  # for small tensors, several threads only wait for one another
+
 
 def small_resnet() -> nn.Module:
-    """Four stages of one block each, with downsample shortcuts; D = 15,360."""
+    """Four stages of one block each, with downsample shortcuts."""
     widths = (8, 8, 16, 16)
     network: nn.Module = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=5, channels=widths, stem_width=8)  # type: ignore[arg-type]
     return network
@@ -61,6 +63,6 @@ def make(name: str, seed: int = 0) -> nn.Module:
         return NETWORKS[name]()
 
 
-def images(count: int = 4, seed: int = 0) -> Tensor:
-    """Return random images that every network here accepts, shape (count, 3, 16, 16)."""
-    return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+def images(count: int = 4, seed: int = 0, size: int = 16) -> Tensor:
+    """Return random images, shape (count, 3, size, size); every network here accepts size 16."""
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))

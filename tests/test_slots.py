@@ -266,6 +266,11 @@ def test_a_lazy_network_is_refused() -> None:
         find_slots(nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 2)))
 
 
+def test_a_network_without_values_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="meta device"):
+        find_slots(nn.Sequential(nn.Linear(4, 4, device="meta"), nn.Linear(4, 2)))
+
+
 ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
     "resnet18": lambda: timm_model("resnet18"),
     "small_resnet": lambda: make("resnet", seed=int(torch.randint(1000, ()))),
@@ -320,8 +325,9 @@ def test_the_initialiser_is_recognised(
 
 
 def test_a_grouped_convolution_started_per_group_is_recognised() -> None:
-    weight = torch.empty(64, 1, 3, 3)
+    weight = torch.empty(64, 2, 3, 3)
+    expected = math.sqrt(2 / (64 // 16 * 9))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        nn.init.normal_(weight, std=math.sqrt(2 / 9))
-    assert initial_std(weight, "conv", groups=64) == pytest.approx(math.sqrt(2 / 9))
+        nn.init.normal_(weight, std=expected)
+    assert initial_std(weight, "conv", groups=16) == pytest.approx(expected)

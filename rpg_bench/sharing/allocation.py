@@ -15,13 +15,12 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Order = Literal["shuffled", "sequential"]
-ORDERS: tuple[str, ...] = get_args(Order)
+ORDERS = ("shuffled", "sequential")
 LARGEST = 2**31 - 1  # positions are int32
 
 _ROUNDS = 8
@@ -78,7 +77,7 @@ class Permutation:
 
 
 def allocate(
-    sizes: Sequence[int], dof: int, order: Order, permute: bool, identity: Mapping[str, Any]
+    sizes: Sequence[int], dof: int, order: str, permute: bool, identity: Mapping[str, Any]
 ) -> NDArray[np.int32]:
     """Assign a ring entry to every position of slots that have `sizes` scalars.
 
@@ -117,6 +116,17 @@ def allocate(
         chosen[late] = drawn(chosen[late])
         entries[first:last] = chosen
     return entries
+
+
+def draw(sizes: Sequence[int], dof: int, identity: Mapping[str, Any]) -> NDArray[np.int32]:
+    """Assign a random entry to every position, with replacement: HashedNets' buckets.
+
+    Returns:
+        Entry of each position, shape (D,), int32.
+    """
+    words = random_bits(sum(sizes), "draw", identity)
+    entries: NDArray[np.uint64] = ((words >> np.uint64(32)) * np.uint64(dof)) >> np.uint64(32)
+    return entries.astype(np.int32)
 
 
 def negative_signs(count: int, identity: Mapping[str, Any]) -> NDArray[np.bool_]:

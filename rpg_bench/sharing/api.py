@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from rpg_bench.errors import InvalidInput
-from rpg_bench.sharing.scheme import Budget, Plan, Sharing, get_scheme
+from rpg_bench.sharing.scheme import Batches, Budget, Plan, Sharing, get_scheme
 from rpg_bench.sharing.slots import find_slots
 
 ATTRIBUTE = "sharing"  # under which a shared model holds its `Sharing`
@@ -27,6 +27,7 @@ def share(
     seed: int = 0,
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
+    batches: Batches | None = None,
     **options: Any,
 ) -> Model:
     """Replace the slots of `model` by what `scheme` generates from `dof` free scalars. In place.
@@ -41,6 +42,7 @@ def share(
         seed: of everything that is fixed (allocation, signs) and of the free parameters' start.
         include: globs over parameter names to add to the slots (stem, head, embeddings).
         exclude: globs over parameter names to take out of the slots.
+        batches: called for training batches by schemes that look at data (snip, synflow).
         options: the scheme's own.
 
     Returns:
@@ -55,20 +57,19 @@ def share(
     if hasattr(model, ATTRIBUTE):
         raise InvalidInput(f"model: it has an attribute {ATTRIBUTE!r} of its own; share a module around it")
     plan = plan_for(model, scheme, dof, seed=seed, include=include, exclude=exclude, **options)
-    sharing = get_scheme(scheme, **options).build(plan)
+    sharing = get_scheme(scheme, **options).build(plan, model, batches)
     first = model.get_parameter(plan.slots[0].name)
     sharing.to(device=first.device, dtype=first.dtype)
-    if not sharing.in_place:
-        for number, slot in enumerate(plan.slots):
-            for owner in slot.owners:
-                module = model.get_submodule(owner.module)
-                if parametrize.is_parametrized(module, owner.attribute):
-                    continue  # the same module under a second name
-                parametrize.register_parametrization(module, owner.attribute, _View(sharing, number), unsafe=True)
+    for number in plan.generated:
+        for owner in plan.slots[number].owners:
+            module = model.get_submodule(owner.module)
+            if parametrize.is_parametrized(module, owner.attribute):
+                continue  # the same module under a second name
+            parametrize.register_parametrization(module, owner.attribute, _View(sharing, number), unsafe=True)
     model.add_module(ATTRIBUTE, sharing)
     model.register_forward_pre_hook(_begin, prepend=True)
     model.register_forward_hook(_end, always_call=True)
-    model.register_load_state_dict_pre_hook(_check_fingerprint)
+    model.register_load_state_dict_pre_hook(_check_fingerprint)  # type: ignore[no-untyped-call]
     return model
 
 
@@ -95,20 +96,24 @@ def materialize(model: Model) -> Model:
     sharing_of(model)
     plain = copy.deepcopy(model)
     sharing = sharing_of(plain)
-    if not sharing.in_place:
-        with torch.no_grad():
-            values = [value.clone() for value in sharing.produce()]
-        for slot, value in zip(sharing.plan.slots, values, strict=True):
-            parameter = nn.Parameter(value)
-            for owner in slot.owners:
-                module = plain.get_submodule(owner.module)
-                if not parametrize.is_parametrized(module, owner.attribute):
-                    continue  # the same module under a second name
-                # A deep copy has the class of its original; removal would take the original's property.
-                kind = type(module)
-                module.__class__ = type(kind.__name__, kind.__bases__, dict(kind.__dict__))
-                parametrize.remove_parametrizations(module, owner.attribute)
-                setattr(module, owner.attribute, parameter)
+    with torch.no_grad():
+        values = [value.clone() for value in sharing.produce()]
+    for number, value in zip(sharing.plan.generated, values, strict=True):
+        parameter = nn.Parameter(value)
+        for owner in sharing.plan.slots[number].owners:
+            module = plain.get_submodule(owner.module)
+            if not parametrize.is_parametrized(module, owner.attribute):
+                continue  # the same module under a second name
+            # A deep copy has the class of its original; removal would take the original's property.
+            kind = type(module)
+            module.__class__ = type(kind.__name__, kind.__bases__, dict(kind.__dict__))
+            parametrize.remove_parametrizations(module, owner.attribute)
+            # Weights come before biases, as in the module's own order.
+            delattr(module, owner.attribute)
+            others = dict(module._parameters)
+            module._parameters.clear()
+            module.register_parameter(owner.attribute, parameter)
+            module._parameters.update(others)
     delattr(plain, ATTRIBUTE)
     for hooks in (plain._forward_pre_hooks, plain._forward_hooks, plain._load_state_dict_pre_hooks):
         for key, hook in list(hooks.items()):
@@ -156,9 +161,6 @@ def _end(model: nn.Module, _: Any, __: Any) -> None:
     sharing_of(model).end()
 
 
-def _check_fingerprint(
-    model: nn.Module, state: dict[str, Any], prefix: str, metadata: Any, strict: bool, *_: Any
-) -> None:
-    key = f"{prefix}{ATTRIBUTE}._extra_state"
-    if strict or key in state:
-        sharing_of(model).check_fingerprint(state.get(key))
+def _check_fingerprint(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Before anything is loaded, strictly or not."""
+    sharing_of(model).check_fingerprint(state.get(f"{prefix}{ATTRIBUTE}._extra_state"))

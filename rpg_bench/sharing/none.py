@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from rpg_bench.errors import InvalidInput
 from rpg_bench.sharing.budget import parse_dof
-from rpg_bench.sharing.scheme import Budget, Plan, Scheme, Sharing, register
+from rpg_bench.sharing.scheme import Batches, Budget, Plan, Scheme, Sharing, register
 from rpg_bench.sharing.slots import Slot, total_size
 
 
@@ -24,21 +24,17 @@ class Dense(Scheme):
         total = total_size(slots)
         if dof is not None and parse_dof(dof, total) != total:
             raise InvalidInput(f"dof: {dof} is outside the range of none, {total}..{total}; nearest: {total}")
-        return Plan(self.name, tuple(slots), total, seed=0, options=self.options())
+        return Plan(self.name, tuple(slots), total, seed=0, options=self.options(), kept=tuple(range(len(slots))))
 
-    def build(self, plan: Plan) -> Sharing:
+    def build(self, plan: Plan, model: nn.Module, batches: Batches | None = None) -> Sharing:
         return DenseSharing(plan)
 
 
 class DenseSharing(Sharing):
     """Owns nothing and costs nothing."""
 
-    @property
-    def in_place(self) -> bool:
-        return True
-
     def produce(self) -> Sequence[Tensor]:
-        raise TypeError("the slots of a dense network are its own parameters")
+        return ()
 
     def produce_slot(self, number: int) -> Tensor:
         raise TypeError("the slots of a dense network are its own parameters")

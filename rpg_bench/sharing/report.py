@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,7 @@ class DofReport:
     @property
     def ratio(self) -> float:
         """Slot scalars per degree of freedom."""
-        return self.slot_scalars / self.dof
+        return self.slot_scalars / self.dof if self.dof else math.inf
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -94,10 +95,8 @@ def dof_report(model: nn.Module) -> DofReport:
     sharing = sharing_of(model)
     plan = sharing.plan
     trained = {id(p): p for p in model.parameters() if p.requires_grad}
-    if sharing.in_place:
-        free = {id(model.get_parameter(slot.name)) for slot in plan.slots}
-    else:
-        free = {id(p) for p in sharing.parameters() if p.requires_grad}
+    free = {id(p) for p in sharing.parameters() if p.requires_grad}
+    free |= {id(model.get_parameter(plan.slots[number].name)) for number in plan.kept}
     return DofReport(
         scheme=plan.scheme,
         slots=len(plan.slots),

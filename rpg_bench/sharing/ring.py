@@ -5,7 +5,6 @@ K[j] = c(slot of j) * s[j] * w[a[j]]          (design, section 2; RPG, equation 
 
 from __future__ import annotations
 
-import hashlib
 import math
 import zlib
 from collections.abc import Sequence
@@ -18,8 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rpg_bench.errors import InvalidInput, unknown
-from rpg_bench.sharing.allocation import LARGEST, ORDERS, allocate, negative_signs
-from rpg_bench.sharing.scheme import Plan, Scheme, Sharing
+from rpg_bench.sharing.allocation import LARGEST, ORDERS, allocate, draw, negative_signs
+from rpg_bench.sharing.scheme import Batches, Plan, Scheme, Sharing
+from rpg_bench.sharing.slots import Slot
 
 # The ring starts like the weights of a 512 x 512 x 3 x 3 kernel (Kaiming fan-out), which keeps the
 # papers' learning rate and weight decay meaningful.
@@ -40,6 +40,13 @@ class RingPlan(Plan):
     """Rings that together own every slot; their parameters follow one another in `Sharing.ring`."""
 
     rings: tuple[Ring, ...]
+    order: str  # shuffled or sequential, or drawn with replacement (HashedNets)
+    permute: bool
+    flip_sign: bool
+
+    @property
+    def seeded(self) -> bool:
+        return self.permute or self.flip_sign
 
     def signed_index(self) -> NDArray[np.int32]:
         """Where each position reads in the table (w, -w): a[j], plus N where s[j] is -1.
@@ -58,9 +65,12 @@ class RingPlan(Plan):
                 "dof": ring.dof,
             }
             sizes = [slot.size for slot in owned]
-            entries = allocate(sizes, ring.dof, self.options["order"], self.options["permute"], identity)
+            if self.order == "drawn":
+                entries = draw(sizes, ring.dof, identity)
+            else:
+                entries = allocate(sizes, ring.dof, self.order, self.permute, identity)
             entries += np.int32(offset)
-            if self.options["flip_sign"]:
+            if self.flip_sign:
                 entries[negative_signs(len(entries), identity)] += np.int32(self.dof)
             start = 0
             for number in ring.slots:
@@ -89,7 +99,13 @@ class RingScheme(Scheme):
             if not isinstance(getattr(self, option), bool):
                 raise InvalidInput(f"sharing.{option}: {getattr(self, option)!r} is neither true nor false")
 
-    def build(self, plan: Plan) -> Sharing:
+    def plan_rings(self, slots: Sequence[Slot], rings: Sequence[Ring], seed: int) -> RingPlan:
+        """The plan for these rings with this scheme's options."""
+        dof = sum(ring.dof for ring in rings)
+        fixed = (self.order, self.permute, self.flip_sign)
+        return RingPlan(self.name, tuple(slots), dof, seed, self.options(), (), tuple(rings), *fixed)
+
+    def build(self, plan: Plan, model: nn.Module, batches: Batches | None = None) -> Sharing:
         assert isinstance(plan, RingPlan)
         return RingSharing(plan)
 
@@ -103,12 +119,10 @@ class RingSharing(Sharing):
         super().__init__(plan)
         if max(plan.total, 2 * plan.dof) > LARGEST:
             raise InvalidInput(f"model: {plan.total} scalars in slots; a ring can serve at most {LARGEST // 2}")
-        digest = hashlib.sha256(f"ring {plan.seed}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
-        self.ring = nn.Parameter(torch.randn(plan.dof, generator=generator) * RING_STD)
+        self.ring = nn.Parameter(torch.randn(plan.dof, generator=plan.generator("ring")) * RING_STD)
         self.scales = plan.scales()
-        # Not persistent: the plan alone determines it, and the checkpoint has its checksum.
-        self.register_buffer("index", torch.from_numpy(plan.signed_index()), persistent=False)
+        # Never saved: the plan alone determines it, and the checkpoint has its checksum.
+        self.add_table("index", torch.from_numpy(plan.signed_index()))
         self._checksum = f"{zlib.crc32(self.index.numpy().data):08x}"
         sizes = [slot.size for slot in plan.slots]
         self._bounds = [0]

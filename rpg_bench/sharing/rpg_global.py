@@ -25,4 +25,4 @@ class RpgGlobal(RingScheme):
         budget = parse_dof(DEFAULT_DOF if dof is None else dof, total)
         check_range(budget, 1, total, self.name)
         ring = Ring("global", tuple(range(len(slots))), budget)
-        return RingPlan(self.name, tuple(slots), budget, seed, self.options(), (ring,))
+        return self.plan_rings(slots, [ring], seed)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
+
+import numpy as np
 
 from rpg_bench.errors import InvalidInput, unknown
 from rpg_bench.sharing.budget import check_range, divide, parse_dof
@@ -15,6 +17,9 @@ from rpg_bench.sharing.ring import Ring, RingPlan, RingScheme
 from rpg_bench.sharing.rpg_global import DEFAULT_DOF
 from rpg_bench.sharing.scheme import Budget, register
 from rpg_bench.sharing.slots import Slot, total_size
+
+# What a ring is given: a number of DoF or a share of the budget.
+Amounts = dict[str, str | int | float]
 
 _NUMBERED = re.compile(r".*?\d+(?=\.|$)")
 
@@ -35,7 +40,7 @@ class RpgLocal(RingScheme):
 
     def plan(self, slots: Sequence[Slot], dof: Budget, seed: int) -> RingPlan:
         if self.rings is None:
-            parts, amounts = stages(slots), dict[str, str | int | float]()
+            parts, amounts = stages(slots), Amounts()
         else:
             parts, amounts = _user_rings(self.rings, slots)
         total = total_size(slots)
@@ -46,50 +51,50 @@ class RpgLocal(RingScheme):
         check_range(budget, len(parts), total, f"{self.name} with {len(parts)} rings")
         sizes = {name: sum(slots[number].size for number in numbers) for name, numbers in parts.items()}
         budgets = _budgets(sizes, amounts, budget)
-        rings = tuple(Ring(name, tuple(numbers), budgets[name]) for name, numbers in parts.items())
-        return RingPlan(self.name, tuple(slots), budget, seed, self.options(), rings)
+        rings = [Ring(name, tuple(numbers), budgets[name]) for name, numbers in parts.items()]
+        return self.plan_rings(slots, rings, seed)
 
 
 def stages(slots: Sequence[Slot]) -> dict[str, list[int]]:
     """Group slots by the network's own stages (ResNet: layer1..layer4).
 
-    A stack of equal blocks (ViT) has no stages and becomes four groups of consecutive blocks. Slots
-    outside of any numbered part join the part before them.
+    A stack of equal blocks (ViT), or a network of more than eight parts, becomes four groups of
+    consecutive parts. Slots outside of any numbered part, and parts of one slot (a stem that was
+    included), join the part before them, or the first one.
     """
-    parts: dict[str, list[int]] = {}
-    waiting: list[int] = []
-    for number, slot in enumerate(slots):
-        match = _NUMBERED.match(slot.name)
-        if match:
-            parts.setdefault(match.group(), []).extend([*waiting, number])
-            waiting = []
-        elif parts:
-            next(reversed(parts.values())).append(number)
-        else:
-            waiting.append(number)
-    if waiting:
-        parts["all"] = waiting
-    contents = {tuple(sorted(slots[number].shape for number in numbers)) for numbers in parts.values()}
-    if len(parts) > 4 and len(contents) == 1:
-        names = list(parts)
-        # As even as four groups can be, longer groups first.
-        cuts = [-(-len(names) * quarter // 4) for quarter in range(5)]
-        parts = {
-            f"{names[start]}-{names[stop - 1].rpartition('.')[2]}": [
-                n for name in names[start:stop] for n in parts[name]
-            ]
-            for start, stop in itertools.pairwise(cuts)
-        }
+    names = [match.group() if (match := _NUMBERED.match(slot.name)) else "" for slot in slots]
+    sizes = Counter(names)
+    numbered = [name for name in dict.fromkeys(names) if name and (sizes[name] > 1 or max(sizes.values()) == 1)]
+    if not numbered:
+        return {"all": list(range(len(slots)))}
+    contents = Counter(
+        tuple(sorted(slot.shape for slot, own in zip(slots, names, strict=True) if own == name)) for name in numbered
+    )
+    most_equal = 2 * contents.most_common(1)[0][1] > len(numbered)
+    groups = [[name] for name in numbered]
+    if len(numbered) > 8 or (most_equal and len(numbered) > 4):
+        groups = [list(group) for group in np.array_split(numbered, 4)]
+    titles = {name: _title(group) for group in groups for name in group}
+    parts: dict[str, list[int]] = {title: [] for title in titles.values()}
+    current = titles[numbered[0]]
+    for number, name in enumerate(names):
+        current = titles.get(name, current)
+        parts[current].append(number)
     return parts
 
 
-def _user_rings(rings: Mapping[str, Any], slots: Sequence[Slot]) -> tuple[dict[str, list[int]], dict[str, Budget]]:
+def _title(group: Sequence[str]) -> str:
+    """`blocks.0-2` for blocks.0, blocks.1 and blocks.2."""
+    return group[0] if len(group) == 1 else f"{group[0]}-{group[-1].rpartition('.')[2]}"
+
+
+def _user_rings(rings: Mapping[str, Any], slots: Sequence[Slot]) -> tuple[dict[str, list[int]], Amounts]:
     if not isinstance(rings, Mapping) or not rings:
         raise InvalidInput(
             "sharing.rings: it maps names to globs, for example {early: 'layer[12].*', late: 'layer[34].*'}"
         )
     parts: dict[str, list[int]] = {}
-    amounts: dict[str, Budget] = {}
+    amounts: Amounts = {}
     owner: dict[int, str] = {}
     for name, value in rings.items():
         field = f"sharing.rings.{name}"
@@ -129,12 +134,11 @@ def _names(slot: Slot) -> list[str]:
     return [".".join(part for part in alias if part) for alias in slot.owners]
 
 
-def _budgets(sizes: Mapping[str, int], amounts: Mapping[str, Budget], budget: int) -> dict[str, int]:
+def _budgets(sizes: Mapping[str, int], amounts: Amounts, budget: int) -> dict[str, int]:
     """Each ring's DoF: as stated, the rest in proportion to size; they add up to `budget`."""
     budgets = {}
     for name, amount in amounts.items():
         field = f"sharing.rings.{name}.dof"
-        assert amount is not None
         budgets[name] = parse_dof(amount, budget, field)
         check_range(budgets[name], 1, sizes[name], f"ring {name!r}", field)
     rest = {name: size for name, size in sizes.items() if name not in amounts}

@@ -6,17 +6,19 @@ import dataclasses
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from rpg_bench.errors import InvalidInput, unknown
 from rpg_bench.sharing.slots import Slot, total_size
 
 Budget = str | int | float | None
+Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]  # images and labels
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,28 @@ class Plan:
     dof: int  # achieved, at most the budget asked for
     seed: int
     options: Mapping[str, Any]
+    kept: tuple[int, ...]  # numbers of the slots that stay ordinary parameters of their own modules
+
+    @property
+    def generated(self) -> tuple[int, ...]:
+        """Numbers of the slots that the scheme produces."""
+        kept = set(self.kept)
+        return tuple(number for number in range(len(self.slots)) if number not in kept)
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A generator for the start of the free parameters."""
+        digest = hashlib.sha256(f"{purpose} {self.seed}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
 
     @property
     def total(self) -> int:
         """D, the scalars in all slots."""
         return total_size(self.slots)
+
+    @property
+    def seeded(self) -> bool:
+        """Whether the seed decides anything that is fixed, beyond the free parameters' start."""
+        return False
 
     def identity(self) -> dict[str, Any]:
         """Everything that the fixed part depends on, as JSON values."""
@@ -41,7 +60,7 @@ class Plan:
         return {
             "scheme": self.scheme,
             "dof": self.dof,
-            "seed": self.seed,
+            **({"seed": self.seed} if self.seeded else {}),
             "options": dict(self.options),
             "slots": f"{len(slots)} of {self.total} scalars, {digest}",
         }
@@ -58,27 +77,42 @@ class Sharing(nn.Module, ABC):
     def __init__(self, plan: Plan) -> None:
         super().__init__()
         self.plan = plan
-        self._produced: Sequence[Tensor] | None = None
+        self._produced: dict[int, Tensor] | None = None
+        self._tables: list[str] = []
 
-    @property
-    def in_place(self) -> bool:
-        """Whether the slots stay ordinary parameters of their own modules (dense)."""
-        return False
+    def add_table(self, name: str, table: Tensor) -> None:
+        """Hold a fixed tensor as an attribute that moves with the module.
+
+        Not as a buffer: averaging a model's buffers, or broadcasting them in every step as
+        DistributedDataParallel does, is wrong or wasteful for what never changes.
+        """
+        self._tables.append(name)
+        setattr(self, name, table)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Sharing:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name in self._tables:
+            setattr(self, name, fn(getattr(self, name)))
+        return self
 
     @abstractmethod
     def produce(self) -> Sequence[Tensor]:
-        """Return every slot, in the plan's order and shapes."""
+        """Return the generated slots, in the plan's order and shapes."""
 
     @abstractmethod
     def produce_slot(self, number: int) -> Tensor:
-        """Return one slot; the same values and gradients as in `produce`."""
+        """Return the slot of that number; the same values and gradients as in `produce`."""
+
+    def forward(self, features: Any) -> Any:
+        """Pass through: a shared `nn.Sequential` runs this module as its last layer."""
+        return features
 
     def checksum(self) -> str:
         """A digest of the tables that the plan was turned into; part of the fingerprint."""
         return ""
 
     def begin(self) -> None:
-        self._produced = None if self.in_place else self.produce()
+        self._produced = dict(zip(self.plan.generated, self.produce(), strict=True))
 
     def end(self) -> None:
         self._produced = None
@@ -128,8 +162,14 @@ class Scheme(ABC):
         """Decide, without any tensor, what is allocated for a budget. Raises InvalidInput."""
 
     @abstractmethod
-    def build(self, plan: Plan) -> Sharing:
-        """Make the module that owns the free parameters of `plan`, initialised, on the CPU."""
+    def build(self, plan: Plan, model: nn.Module, batches: Batches | None = None) -> Sharing:
+        """Make the module that owns the free parameters of `plan`, initialised.
+
+        Args:
+            plan: what `plan` decided.
+            model: the network, still dense; a scheme may read its initial weights.
+            batches: gives training batches to schemes that look at data.
+        """
 
     def options(self) -> dict[str, Any]:
         return dataclasses.asdict(self)  # type: ignore[call-overload,no-any-return]
@@ -163,4 +203,6 @@ def get_scheme(name: str, **options: Any) -> Scheme:
     for option in options:
         if option not in known:
             raise unknown(f"sharing.{option}", option, known)
-    return SCHEMES[name](**options)
+    # Options may come from a composed configuration; plain containers go into the fingerprint.
+    plain = {key: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for key, v in options.items()}
+    return SCHEMES[name](**plain)

@@ -56,6 +56,11 @@ def find_slots(model: nn.Module, include: Iterable[str] = (), exclude: Iterable[
     """
     names = _names_by_parameter(model)
     parameters: dict[str, Tensor] = {aliases[0]: parameter for parameter, aliases in names.values()}
+    for name, parameter in parameters.items():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise InvalidInput(f"model: {name} is not initialised yet; run one batch through the model first")
+        if parameter.is_meta:
+            raise InvalidInput(f"model: {name} is on the meta device and has no values; build the model on a real one")
     aliases_of = {aliases[0]: aliases for _, aliases in names.values()}
     kinds = _weight_kinds(model)
 
@@ -76,8 +81,6 @@ def find_slots(model: nn.Module, include: Iterable[str] = (), exclude: Iterable[
         if name not in chosen:
             continue
         parameter = parameters[name]
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise InvalidInput(f"model: {name} is not initialised yet; run one batch through the model first")
         if not parameter.is_floating_point():
             raise InvalidInput(f"model: {name} has dtype {parameter.dtype}; only floating-point weights are shared")
         kind, groups = next((kinds[alias] for alias in aliases if alias in kinds), ("other", 1))

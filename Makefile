@@ -1,0 +1,31 @@
+# Everything runs in .venv, which the targets make themselves. PYTHON chooses the interpreter.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check install clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+install: $(VENV)/.installed  ## set up .venv with the package and its development tools
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: install  ## train a ResNet18 through 36,000 free numbers on handwritten digits (about a minute)
+	$(BIN)/python -m rpg_bench.train backbone=resnet18 sharing=rpg_global dof=36k
+
+test: install  ## run the tests
+	$(BIN)/python -m pytest --numprocesses auto --quiet
+
+check: install  ## lint, format and type checks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:  ## remove .venv and caches; never records or runs
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -1,0 +1,37 @@
+"""`hashed`: each weight hashes to a bucket of its own layer (HashedNets, Chen et al. 2015)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from rpg_bench.sharing.budget import check_range, divide, parse_dof
+from rpg_bench.sharing.ring import Ring, RingPlan, RingSharing
+from rpg_bench.sharing.rpg_global import DEFAULT_DOF
+from rpg_bench.sharing.scheme import Batches, Budget, Plan, Scheme, Sharing, register
+from rpg_bench.sharing.slots import Slot, total_size
+
+
+@register("hashed")
+@dataclass(frozen=True)
+class Hashed(Scheme):
+    """Buckets drawn with replacement and a hashed sign; the budget in proportion to layer size.
+
+    Unlike a ring the draw is not balanced: some buckets serve more weights than others.
+    """
+
+    source = "HashedNets, arXiv 1504.04788"
+
+    def plan(self, slots: Sequence[Slot], dof: Budget, seed: int) -> RingPlan:
+        total = total_size(slots)
+        budget = parse_dof(DEFAULT_DOF if dof is None else dof, total)
+        check_range(budget, len(slots), total, self.name)
+        parts = divide(budget, [slot.size for slot in slots])
+        rings = tuple(Ring(slot.name, (number,), part) for number, (slot, part) in enumerate(zip(slots, parts)))
+        return RingPlan(self.name, tuple(slots), budget, seed, self.options(), (), rings, "drawn", True, True)
+
+    def build(self, plan: Plan, model: nn.Module, batches: Batches | None = None) -> Sharing:
+        assert isinstance(plan, RingPlan)
+        return RingSharing(plan)
