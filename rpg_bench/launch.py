@@ -9,13 +9,15 @@ import resource
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch import nn
+from accelerate.utils import broadcast
+from torch import Tensor, nn
 
 from rpg_bench import checkpoint
 from rpg_bench.backbones import idle_taps, undefined_in_cpu_bf16
@@ -78,6 +80,12 @@ def load(config: TrainConfig, accelerator: Accelerator) -> Data:
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
         )
+
+
+def first_batch(data: Data, accelerator: Accelerator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the main process's first training batch on every process, so that all score weights alike."""
+    images, labels = next(data.train.epoch(0))
+    yield broadcast(images), broadcast(labels)
 
 
 def check_taps(config: TrainConfig, model: nn.Module, data: Data, accelerator: Accelerator, display: Display) -> None:

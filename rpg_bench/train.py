@@ -73,7 +73,7 @@ def run(config: TrainConfig) -> float:
         seed=config.seed if config.sharing.seed is None else config.sharing.seed,
         include=config.sharing.include,
         exclude=config.sharing.exclude,
-        batches=lambda: data.train.epoch(0),
+        batches=lambda: launch.first_batch(data, accelerator),
         **config.sharing.options,
     )
     report = dof_report(model)

@@ -233,8 +233,8 @@ def test_a_record_that_lacks_its_result_is_named(refusal: Refusal) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "mentioned"),
-    [(["dof=abc"], "dof"), ([*TINY, "recipe.batch_size=9999"], "recipe.batch_size"), (["dof=[1"], "dof=[1")],
-    ids=["before loading", "after loading", "syntax"],
+    [([*TINY, "recipe.batch_size=9999"], "recipe.batch_size"), (["dof=[1"], "dof=[1")],
+    ids=["after loading", "syntax"],
 )
 def test_the_command_itself_says_one_line(tmp_path: Path, arguments: list[str], mentioned: str) -> None:
     code, _, err = finish(start(arguments, tmp_path))

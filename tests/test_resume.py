@@ -6,6 +6,7 @@ import os
 import random
 import re
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from runner import (
     train_tiny,
 )
 
+from rpg_bench.command_line import run_command
 from rpg_bench.display import Display
 from rpg_bench.signals import Interrupted, StopRequest
 from rpg_bench.train import train
@@ -210,8 +212,8 @@ def test_a_second_ctrl_c_ends_at_once() -> None:
             signal.raise_signal(signal.SIGINT)
 
 
-# 80 steps, each of them saved.
-LONG = (*TINY, "recipe.epochs=10", "checkpoint_seconds=1e-3")
+# 48 steps, each of them saved.
+LONG = (*TINY, "recipe.epochs=6", "checkpoint_seconds=1e-3")
 
 
 def kill_when_saved(process: Any, directory: Path, number: int, least: int) -> None:
@@ -224,26 +226,40 @@ def kill_when_saved(process: Any, directory: Path, number: int, least: int) -> N
     os.kill(process.pid, number)
 
 
-def test_the_command_stopped_by_every_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One run that is stopped by SIGTERM, SIGKILL and SIGINT, and then left alone."""
+def test_the_command_stopped_and_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run that is stopped by SIGTERM, killed while it goes on, and then left alone."""
     stopped = tmp_path / "stopped"
     stopped.mkdir()
     dice = random.Random(0)
     reached = 0
-    for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGKILL):
         process = start(LONG, stopped)
-        kill_when_saved(process, stopped, number, reached + dice.randrange(2, 20))
+        kill_when_saved(process, stopped, number, reached + dice.randrange(2, 16))
         code, out, err = finish(process)
         reached = int(checkpoints(stopped)[-1].stem.rpartition("-")[2])
         if number == signal.SIGKILL:
             assert code == -number
         else:
-            assert code == 128 + number
-            assert err == ""
+            assert (code, err) == (128 + number, "")
             assert out.splitlines()[-1].endswith("Run the same command again to continue.")
     enter(stopped, monkeypatch)
-    train(composed(*LONG))
+    train(composed(*LONG, "checkpoint_seconds=60"))
     whole = enter(tmp_path / "whole", monkeypatch)
-    train(composed(*LONG))
+    train(composed(*LONG, "checkpoint_seconds=60"))
     assert_same_result(whole, stopped)
-    assert len(only_record(stopped)["starts"]) == 4
+    assert len(only_record(stopped)["starts"]) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_command_says_how_to_continue(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(sys, "argv", ["rpg_bench.train", *TINY])
+    with stopping_after(monkeypatch, 3, number), pytest.raises(SystemExit) as left:
+        run_command(train)
+    assert left.value.code == 128 + number
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "after step 3" in said.out.splitlines()[-1]
+    assert said.out.splitlines()[-1].endswith("Run the same command again to continue.")

@@ -5,7 +5,7 @@ print(dof_report(model))
 plain = materialize(model)
 """
 
-from rpg_bench.sharing import hashed, lors, lowrank, none, pruning, recurrent, rpg_global, rpg_local, tied  # noqa: F401  (each registers its scheme)
+from rpg_bench.sharing import hashed, lors, lowrank, none, pruning, recurrent, rpg_global, rpg_local, rpg_lors, tied  # noqa: F401  (each registers its scheme)
 from rpg_bench.sharing.api import materialize, plan_for, share, sharing_of
 from rpg_bench.sharing.report import DofReport, dof_report
 from rpg_bench.sharing.scheme import SCHEMES, Scheme, Sharing, get_scheme, register
