@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
+import resource
 import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from rpg_bench.checkpoint import write_aside
+from rpg_bench.config import TrainConfig
 from rpg_bench.errors import InvalidInput
+from rpg_bench.runs import run_hash
+from rpg_bench.sharing import DofReport
+
+if TYPE_CHECKING:
+    from rpg_bench.engine import Trainer
 
 FORMAT = 1
+# Left out of records: they say where files lay on one machine.
+_PATHS = (("dataset", "root"), (None, "runs_dir"), (None, "results_dir"))
 _PACKAGES = ("rpg-bench", "torch", "torchvision", "timm", "numpy", "hydra-core", "wandb", "accelerate")
 
 
@@ -39,6 +52,51 @@ def read_record(path: Path) -> dict[str, Any] | None:
     if not isinstance(record, dict) or record.get("format") != FORMAT or "status" not in record:
         raise InvalidInput(f"results_dir: {path} is not a record of format {FORMAT}; move it away")
     return record
+
+
+def make_record(
+    config: TrainConfig, trainer: Trainer, report: DofReport, began: float, failure: str | None = None
+) -> dict[str, Any]:
+    """Everything that the record of a run holds (design, section 6)."""
+    position = trainer.position
+    settings = dataclasses.asdict(config)
+    for section, key in _PATHS:
+        (settings[section] if section else settings).pop(key)
+    model = trainer.average.model if trainer.average is not None else trainer.plain
+    keys = ("test_loss", "test_top1", "test_top5", "train_loss", "train_top1")
+    final = {key: position.history[-1][key] for key in keys if position.history and key in position.history[-1]}
+    best = max(position.history, key=lambda row: row["test_top1"], default=None)
+    return {
+        "hash": run_hash(config),
+        "status": "failed" if failure else "finished",
+        **({"failure": failure} if failure else {}),
+        "sweep": config.sweep,
+        "seed": config.seed,
+        "config": settings,
+        "dof": report.to_dict(),
+        "fingerprint": json.loads(bytes(trainer.plain.state_dict()["sharing._extra_state"].tolist())),
+        "data": {
+            "name": trainer.data.name,
+            "train": trainer.data.train.samples,
+            "evaluated": trainer.data.test.samples,
+            "evaluated_on": trainer.data.evaluated_on,
+            "classes": len(trainer.data.classes),
+        },
+        "final": final,
+        "best": {"epoch": best["epoch"], "test_top1": best["test_top1"]} if best else None,
+        "history": position.history,
+        "steps": position.step,
+        "train_seconds": round(position.train_seconds, 1),
+        "session_seconds": round(time.monotonic() - began, 1),
+        "images_per_second": round(position.trained_images / max(1e-9, position.train_seconds), 1),
+        "peak_memory_bytes": _peak_memory(trainer.device),
+        "artefact_bytes": _artefact_bytes(model),
+        "processes": trainer.accelerator.num_processes,
+        "device": trainer.device.type,
+        "starts": position.starts,
+        "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **provenance(),
+    }
 
 
 def provenance() -> dict[str, Any]:
@@ -92,3 +150,17 @@ def _cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or "unknown"
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # Linux counts in KiB, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _artefact_bytes(model: nn.Module) -> int:
+    """Size of the state_dict as one safetensors file: what has to be shipped."""
+    from safetensors.torch import save
+
+    return len(save({name: value.contiguous() for name, value in model.state_dict().items()}))

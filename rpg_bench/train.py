@@ -42,11 +42,11 @@ def finished_record(config: TrainConfig) -> dict[str, Any] | None:
 def run(config: TrainConfig) -> float:
     """Seed, data, model, share, fit, record."""
     # Torch and timm take seconds to import; a mistake in the configuration is reported before.
-    from rpg_bench import launch, tracking
+    from rpg_bench import describe, launch, tracking
     from rpg_bench.backbones import create_backbone
     from rpg_bench.display import Display
     from rpg_bench.engine import Diverged, Trainer
-    from rpg_bench.records import write_record
+    from rpg_bench.records import make_record, write_record
     from rpg_bench.sharing import dof_report, share
     from rpg_bench.signals import Interrupted, StopRequest
 
@@ -54,7 +54,7 @@ def run(config: TrainConfig) -> float:
     files = RunFiles.of(config)
     accelerator = launch.accelerator(config)
     display = Display(quiet=not accelerator.is_main_process)
-    display.say(f"run {run_hash(config)}  {launch.describe(config, accelerator)}")
+    display.say(describe.heading(config, accelerator))
 
     launch.seed_everything(config.seed)
     data = launch.load(config, accelerator)
@@ -79,7 +79,7 @@ def run(config: TrainConfig) -> float:
     report = dof_report(model)
     trainer = Trainer(config, model, data, accelerator, files.directory)
     launch.check_output(config, files, model)
-    launch.describe_training(config, trainer, report, display)
+    describe.training(config, trainer, report, display)
     launch.resume(config, trainer, files, display)
 
     tracker = tracking.start(config, trainer, report, display.say if accelerator.is_main_process else None)
@@ -93,10 +93,10 @@ def run(config: TrainConfig) -> float:
         raise
     except Diverged as divergence:
         if accelerator.is_main_process:
-            write_record(files.record, launch.record(config, trainer, report, began, failure=str(divergence)))
+            write_record(files.record, make_record(config, trainer, report, began, failure=str(divergence)))
         tracker.finish({"status": "failed"}, exit_code=1)
         raise
-    record = launch.record(config, trainer, report, began)
+    record = make_record(config, trainer, report, began)
     if accelerator.is_main_process:
         write_record(files.record, record)
     tracker.finish(
@@ -108,7 +108,7 @@ def run(config: TrainConfig) -> float:
             **record["final"],
         }
     )
-    launch.describe_result(config, record, files, tracker, display)
+    describe.result(config, record, files, tracker, display)
     return float(record["final"]["test_top1"])
 
 
