@@ -101,6 +101,10 @@ def _convolutions(model: nn.Module, channels: int, image_size: int) -> list[tupl
     try:
         with torch.no_grad():
             model.eval()(torch.zeros(1, channels, image_size, image_size, device=reference.device))
+    except Exception as error:  # networks fail at small images each in their own way
+        raise InvalidInput(
+            f"dataset.image_size: the network cannot take {image_size}x{image_size} pixels: {_one_line(error)}"
+        ) from None
     finally:
         model.train(training)
         for hook in hooks:

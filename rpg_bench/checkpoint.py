@@ -52,7 +52,10 @@ def save(directory: Path, step: int, state: dict[str, Any]) -> Path:
     content = buffer.getvalue()
     path = directory / f"checkpoint-{step:08d}.pt"
     write_aside(path, content + hashlib.sha256(content).digest())
-    for old in _newest_first(directory)[KEPT:]:
+    files = _newest_first(directory)
+    # What claims a later step is damaged, or training would have gone on from there.
+    later = [old for old in files if old.name > path.name]
+    for old in [*later, *files[len(later) + KEPT :]]:
         old.unlink(missing_ok=True)
     return path
 
@@ -67,7 +70,10 @@ def load(path: Path) -> dict[str, Any]:
     content, digest = content[:-_DIGEST], content[-_DIGEST:]
     if hashlib.sha256(content).digest() != digest:
         raise Damaged(f"{path} is truncated or altered")
-    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # the content is as it was written, but not by `save`
+        raise Damaged(f"{path} is no checkpoint of tensors and plain values ({type(error).__name__})") from None
     assert isinstance(state, dict)
     return state
 
@@ -77,11 +83,13 @@ def load_newest(directory: Path, say: Callable[[str], None]) -> dict[str, Any] |
 
     A damaged one is named through `say`, and the one before it is tried.
     """
-    for path in _newest_first(directory):
+    files = _newest_first(directory)
+    for path in files:
         try:
             return load(path)
         except Damaged as damage:
-            say(f"checkpoint: {damage}; falling back to the one before it")
+            way = "the run starts again" if path == files[-1] else "falling back to the one before it"
+            say(f"checkpoint: {damage}; {way}")
         except OSError as error:
             raise InvalidInput(f"runs_dir: {path} cannot be read: {error.strerror}") from None
     return None
@@ -89,7 +97,7 @@ def load_newest(directory: Path, say: Callable[[str], None]) -> dict[str, Any] |
 
 def remove_all(directory: Path) -> None:
     """Remove every checkpoint, for a run that starts again."""
-    for path in _newest_first(directory):
+    for path in [*_newest_first(directory), *directory.glob(".checkpoint-*.part")]:
         path.unlink(missing_ok=True)
 
 

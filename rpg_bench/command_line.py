@@ -11,7 +11,7 @@ from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -35,7 +35,10 @@ def register_schema() -> None:
     for group in ("dataset", "backbone", "sharing", "optimizer", "tracking"):
         schema[group].pop("name", None)  # the file that is chosen gives it
     del schema["sharing"]["options"]
-    ConfigStore.instance().store("schema", schema)
+    node = OmegaConf.create(schema)
+    for group in ("backbone", "optimizer"):  # any key may be set below these
+        OmegaConf.set_struct(node[group].options, False)
+    ConfigStore.instance().store("schema", node)
 
 
 def run_command(task: Callable[[DictConfig], Any]) -> None:
@@ -69,7 +72,7 @@ def run_command(task: Callable[[DictConfig], Any]) -> None:
     except Interrupted as stop:
         raise SystemExit(stop.exit_code) from None
     except KeyboardInterrupt:
-        _report("interrupted; nothing new was trained, run the same command again")
+        _report("interrupted; the same command goes on from the last checkpoint, if there is one")
         raise SystemExit(INTERRUPTED) from None
     if failures:
         raise SystemExit(failures[0])
@@ -78,6 +81,8 @@ def run_command(task: Callable[[DictConfig], Any]) -> None:
 def explain(error: Exception) -> str:
     """Turn an exception of Hydra or OmegaConf into one line with the nearest valid choice."""
     text = str(error)
+    if isinstance(error, OverrideParseException):
+        return f"command line: {error.override}: {text.splitlines()[0]}"
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '([^']+)/([^'/]+)'", text)):
         group, name = found.groups()
         options = error.options if error.options is not None else re.findall(r"^\t([\w.-]+)$", text, re.MULTILINE)

@@ -188,7 +188,8 @@ def from_hydra(composed: DictConfig) -> TrainConfig:
     except ConfigKeyError as error:
         raise unknown_key(str(error.full_key), TrainConfig()) from None
     except OmegaConfBaseException as error:
-        raise InvalidInput(f"{error.full_key}: {_first_line(error)}") from None
+        given = OmegaConf.select(OmegaConf.create(values), str(error.full_key))
+        raise InvalidInput(f"{error.full_key}: {given!r} is of the wrong type ({_first_line(error)})") from None
     assert isinstance(config, TrainConfig)
     if config.dof is not None:
         config.dof = canonical_dof(config.dof)
@@ -215,7 +216,7 @@ def validate(config: TrainConfig) -> None:
     for field_name, stem in (("backbone.stem", config.backbone.stem), ("recipe.stem", recipe.stem)):
         if stem is not None:
             _one_of(field_name, stem, STEMS)
-    _at_least("seed", config.seed, 0)
+    _within("seed", config.seed, 0, 2**63 - 1)
     _at_least("recipe.epochs", recipe.epochs, 1)
     _at_least("recipe.batch_size", recipe.batch_size, 1)
     _at_least("recipe.accumulate", recipe.accumulate, 1)
@@ -267,7 +268,7 @@ def _positive(field_name: str, value: float) -> None:
 
 def _within(field_name: str, value: float, low: float, high: float, open_end: bool = False) -> None:
     if not (low <= value < high or (value == high and not open_end)):
-        raise InvalidInput(f"{field_name}: {value} is outside [{low:g}, {high:g}{')' if open_end else ']'}")
+        raise InvalidInput(f"{field_name}: {value} is outside [{low:.20g}, {high:.20g}{')' if open_end else ']'}")
 
 
 def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from rpg_bench import checkpoint
 from rpg_bench.config import TrainConfig
@@ -102,7 +102,7 @@ class Trainer:
             tracker.log(row, row["epoch"])
         while self.position.epoch < self.config.recipe.epochs:
             self._train_epoch(display, stop)
-            if time.monotonic() - self._saved_at + self._evaluation_seconds > self.config.checkpoint_seconds:
+            if self._save_is_due(self._evaluation_seconds):
                 self.save()
             row = self._close_epoch()
             tracker.log(row, row["epoch"])
@@ -155,7 +155,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(self.plain)
-        self._unchecked = (position.step, loss.detach())
+        self._unchecked = (position.step, self.sums[0].clone())  # of all parts of the batch
         position.step += 1
 
     def _close_epoch(self) -> dict[str, Any]:
@@ -171,6 +171,11 @@ class Trainer:
             "seconds": round(position.train_seconds, 2),
             "images_per_second": round(self._images_per_second(), 1),
         }
+        if not math.isfinite(row["test_loss"]):
+            raise Diverged(
+                f"the {self.data.evaluated_on} loss is {row['test_loss']} after step {position.step} (epoch "
+                f"{row['epoch']}, learning rate {row['lr']:.3g}); try a smaller optimizer.lr or recipe.clip_norm=1"
+            )
         position.history.append(row)
         position.epoch += 1
         position.batch = 0
@@ -181,6 +186,7 @@ class Trainer:
         """Return loss, top-1 and top-5 (percent) on the evaluation images, exact over all devices."""
         started = time.monotonic()
         model = self.average.model if self.average is not None else self.plain
+        self._share_statistics(model)
         model.eval()
         best = min(5, len(self.data.classes))
         sums = self._zeros(4)  # loss, top-1, images, top-5
@@ -200,14 +206,23 @@ class Trainer:
             **({"test_top5": top5} if len(self.data.classes) > 5 else {}),
         }
 
+    def _share_statistics(self, model: nn.Module) -> None:
+        """Give every process the main one's batch norm statistics: they are what is saved."""
+        if self.accelerator.num_processes > 1:
+            saved = model.state_dict()
+            for name, buffer in model.named_buffers():
+                if name in saved:
+                    distributed.broadcast(buffer, 0)
+
     def save(self) -> None:
-        """Write a checkpoint; on the main process only."""
+        """Write a checkpoint, on the main process; every process calls this at the same step."""
         self._saved_at = time.monotonic()
+        sums = self.accelerator.reduce(self.sums, "sum")  # of all processes; not in place
         if not self.accelerator.is_main_process:
             return
         state = {
             "position": asdict(self.position),
-            "sums": self.sums.cpu(),
+            "sums": sums.cpu(),
             "model": self.plain.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -229,7 +244,8 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.model.load_state_dict(state["average"])
-        self.sums = state["sums"].to(self.device)
+        # Those of all processes together.
+        self.sums = state["sums"].to(self.device) if self.accelerator.is_main_process else self._zeros(3)
         self.position = Position(**state["position"])
         self.tracking_id = state["tracking_id"]
         checkpoint.restore_random_state(state["random"])
@@ -244,14 +260,15 @@ class Trainer:
             return
         step, loss = self._unchecked
         self._unchecked = None
-        if not math.isfinite(loss.item()):
+        value = loss.item()
+        if self._agreed(not math.isfinite(value)):
             raise Diverged(
-                f"the loss is {loss.item()} at step {step} (epoch {self.position.epoch + 1}, learning rate "
+                f"the loss is {value} at step {step} (epoch {self.position.epoch + 1}, learning rate "
                 f"{self._rate_at(step):.3g}); try a smaller optimizer.lr, recipe.clip_norm=1, or recipe.precision=fp32"
             )
 
-    def _save_is_due(self) -> bool:
-        return time.monotonic() - self._saved_at > self.config.checkpoint_seconds
+    def _save_is_due(self, more: float = 0.0) -> bool:
+        return self._agreed(time.monotonic() - self._saved_at + more > self.config.checkpoint_seconds)
 
     def _agreed(self, flag: bool) -> bool:
         """Whether any process has the flag set: all must stop at the same step."""

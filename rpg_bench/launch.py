@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -106,27 +109,36 @@ def check_output(config: TrainConfig, files: RunFiles, model: nn.Module) -> None
     """
     state = sum(t.numel() * t.element_size() for t in model.state_dict().values() if isinstance(t, torch.Tensor))
     needed = 4 * (checkpoint.KEPT + 1) * state  # weights, two moments and an average at most
-    for field, folder in (("runs_dir", files.directory), ("results_dir", files.record.parent)):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / ".probe"
-            probe.write_bytes(b"\0" * 4096)
-            probe.unlink()
-            free = shutil.disk_usage(folder).free
-        except OSError as error:
-            raise InvalidInput(f"{field}: cannot write to {folder}: {error.strerror}") from None
-        if field == "runs_dir" and free < needed:
-            raise InvalidInput(
-                f"{field}: {free / 2**20:,.0f} MiB free at {folder}, checkpoints need {needed / 2**20:,.0f} MiB"
-            )
+    made: list[Path] = []
+    try:
+        for field, folder in (("runs_dir", files.directory), ("results_dir", files.record.parent)):
+            made += reversed([path for path in (folder, *folder.parents) if not path.exists()])
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=folder) as probe:  # its own name: other runs probe too
+                    probe.write(b"\0" * 4096)
+                free = shutil.disk_usage(folder).free
+            except OSError as error:
+                raise InvalidInput(f"{field}: cannot write to {folder}: {error.strerror}") from None
+            if field == "runs_dir" and free < needed:
+                raise InvalidInput(
+                    f"{field}: {free / 2**20:,.0f} MiB free at {folder}, checkpoints need {needed / 2**20:,.0f} MiB"
+                )
+    except InvalidInput:
+        for path in reversed(made):
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise
 
 
 def resume(config: TrainConfig, trainer: Trainer, files: RunFiles, display: Display) -> None:
     """Put the trainer where the run was left; a failed or forced run starts again."""
     main = trainer.accelerator.is_main_process
-    failed = (read_record(files.record) or {}).get("status") == "failed"
-    if (config.force or failed) and main:
+    record = read_record(files.record)
+    # Without the record, a forced run that is stopped is continued by the same command.
+    if record is not None and (config.force or record["status"] == "failed") and main:
         checkpoint.remove_all(files.directory)
+        files.record.unlink(missing_ok=True)
     trainer.accelerator.wait_for_everyone()
     state = checkpoint.load_newest(files.directory, display.say)
     if state is not None:

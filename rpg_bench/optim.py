@@ -70,10 +70,12 @@ def create_optimizer(config: OptimizerConfig, groups: Sequence[ParameterGroup], 
     Raises:
         InvalidInput: unknown name, or an option that it does not have.
     """
-    from timm.optim import create_optimizer_v2, list_optimizers
+    from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 
     if config.name not in list_optimizers():
         raise unknown("optimizer.name", config.name, list_optimizers())
+    if get_optimizer_info(config.name).second_order:
+        raise InvalidInput(f"optimizer.name: {config.name} needs second derivatives, which are not computed here")
     parameters = [
         {"params": [parameter for _, parameter in group.parameters], "weight_decay": group.weight_decay}
         for group in groups
@@ -82,6 +84,8 @@ def create_optimizer(config: OptimizerConfig, groups: Sequence[ParameterGroup], 
         optimizer = create_optimizer_v2(
             parameters, opt=config.name, lr=peak_rate(config, batch_size), weight_decay=0.0, **config.options
         )
+    except (AssertionError, ImportError) as error:
+        raise InvalidInput(f"optimizer.name: {config.name} cannot be used here: {error}") from None
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"optimizer.options: {config.name} refuses them: {error}") from None
     assert isinstance(optimizer, Optimizer)

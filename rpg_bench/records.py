@@ -34,7 +34,11 @@ _PACKAGES = ("rpg-bench", "torch", "torchvision", "timm", "numpy", "hydra-core",
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """Write a record whole or not at all."""
-    write_aside(path, (json.dumps({"format": FORMAT, **record}, indent=1, allow_nan=False) + "\n").encode())
+    content = json.dumps({"format": FORMAT, **record}, indent=1, allow_nan=False) + "\n"
+    try:
+        write_aside(path, content.encode())
+    except OSError as error:
+        raise InvalidInput(f"results_dir: {path} cannot be written: {error.strerror}; the run is saved") from None
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
@@ -44,13 +48,15 @@ def read_record(path: Path) -> dict[str, Any] | None:
         InvalidInput: the file is no record of this format.
     """
     try:
-        record = json.loads(path.read_bytes())
-    except FileNotFoundError:
+        record: Any = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):  # the latter is a mistake in results_dir, reported later
         return None
     except (OSError, ValueError) as error:
         raise InvalidInput(f"results_dir: {path} is not a readable record ({error}); move it away") from None
     if not isinstance(record, dict) or record.get("format") != FORMAT or "status" not in record:
         raise InvalidInput(f"results_dir: {path} is not a record of format {FORMAT}; move it away")
+    if record["status"] == "finished" and "test_top1" not in record.get("final", {}):
+        raise InvalidInput(f"results_dir: {path} is finished and has no result; move it away")
     return record
 
 
@@ -163,4 +169,5 @@ def _artefact_bytes(model: nn.Module) -> int:
     """Size of the state_dict as one safetensors file: what has to be shipped."""
     from safetensors.torch import save
 
-    return len(save({name: value.contiguous() for name, value in model.state_dict().items()}))
+    once = {value.data_ptr(): (name, value) for name, value in model.state_dict().items()}
+    return len(save({name: value.contiguous() for name, value in once.values()}))

@@ -79,7 +79,7 @@ class Tracker:
                 mode=tracking.mode,  # type: ignore[arg-type]
                 project=tracking.project,
                 entity=tracking.entity,
-                dir=str(directory),
+                dir=str(directory.resolve()),  # W&B's process may have been started elsewhere
                 id=run_id,
                 resume="allow" if tracking.mode == "online" else None,
                 settings=wandb.Settings(silent=True, init_timeout=60, x_disable_stats=True),
@@ -109,4 +109,5 @@ class Tracker:
         except Exception as error:  # whatever it is, it is no reason to lose a run
             self._run = None
             assert self._say is not None
-            self._say(f"tracking: W&B could not {verb} ({type(error).__name__}: {error}); training goes on without it")
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            self._say(f"tracking: W&B could not {verb} ({reason}); training goes on without it")

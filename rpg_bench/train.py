@@ -8,6 +8,7 @@ is continued where it was.
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -23,10 +24,11 @@ def train(composed: DictConfig) -> float:
     config = from_hydra(composed)
     finished = finished_record(config)
     if finished is not None:
-        print(
-            f"run {run_hash(config)} is finished: top-1 {finished['final']['test_top1']:.2f} % "
-            f"({RunFiles.of(config).record}); force=true runs it again"
-        )
+        if os.environ.get("RANK", "0") == "0":
+            print(
+                f"run {run_hash(config)} is finished: top-1 {finished['final']['test_top1']:.2f} % "
+                f"({RunFiles.of(config).record}); force=true runs it again"
+            )
         return float(finished["final"]["test_top1"])
     return run(config)
 
@@ -78,7 +80,8 @@ def run(config: TrainConfig) -> float:
     )
     report = dof_report(model)
     trainer = Trainer(config, model, data, accelerator, files.directory)
-    launch.check_output(config, files, model)
+    if accelerator.is_main_process:
+        launch.check_output(config, files, model)
     describe.training(config, trainer, report, display)
     launch.resume(config, trainer, files, display)
 
@@ -109,6 +112,7 @@ def run(config: TrainConfig) -> float:
         }
     )
     describe.result(config, record, files, tracker, display)
+    accelerator.end_training()
     return float(record["final"]["test_top1"])
 
 

@@ -151,7 +151,7 @@ def test_code_in_a_checkpoint_is_not_executed(tmp_path: Path, kind: str) -> None
     if kind == "torch":
         torch.save({"model": Malicious()}, path)
     else:
-        path.write_bytes(pickle.dumps({"model": Malicious()}))
+        path.write_bytes(pickle.dumps({"model": Malicious()}, protocol=2))
     content = path.read_bytes()
     path.write_bytes(content + hashlib.sha256(content).digest())
     lines, say = said()

@@ -127,7 +127,9 @@ def _user_rings(rings: Mapping[str, Any], slots: Sequence[Slot]) -> tuple[dict[s
         raise InvalidInput(
             f"sharing.rings: no ring owns {missing[0]} ({len(missing)} slots in all); exclude or add them"
         )
-    return parts, amounts
+    # By their slots, not as they were written: the same rings make the same network.
+    parts = dict(sorted(parts.items(), key=lambda part: part[1][0]))
+    return parts, {name: amounts[name] for name in parts if name in amounts}
 
 
 def _names(slot: Slot) -> list[str]:
