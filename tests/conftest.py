@@ -6,12 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # The processes of pytest-xdist and those that tests start divide the cores between them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["WANDB_SILENT"] = "true"
 
-ROOT = Path(__file__).resolve().parents[1]
+# A busy machine is no failure.
+settings.register_profile("rpg_bench", deadline=None)
+settings.load_profile("rpg_bench")
 
 
 @pytest.fixture(autouse=True)
