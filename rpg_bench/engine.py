@@ -101,7 +101,7 @@ class Trainer:
         for row in self.position.history:
             tracker.log(row, row["epoch"])
         while self.position.epoch < self.config.recipe.epochs:
-            self._train_epoch(display, stop)
+            self._train_epoch(display, tracker, stop)
             if self._save_is_due(self._evaluation_seconds):
                 self.save()
             row = self._close_epoch()
@@ -111,7 +111,7 @@ class Trainer:
                 self.save()
         return self.position.history
 
-    def _train_epoch(self, display: Display, stop: StopRequest) -> None:
+    def _train_epoch(self, display: Display, tracker: Tracker, stop: StopRequest) -> None:
         recipe, position = self.config.recipe, self.position
         self.model.train()
         batches = self.data.train.epoch(position.epoch, start=position.batch)
@@ -121,6 +121,7 @@ class Trainer:
             self._step(batches)
             position.train_seconds += time.monotonic() - started
             display.step(position.step, self._running, self._images_per_second, self._rate_at(position.step - 1))
+            tracker.begin()
             if self._agreed(stop.requested):
                 self._check_loss()
                 self.save()

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 
-def start(config: TrainConfig, trainer: Trainer, report: DofReport, say: Say | None) -> Tracker:
-    """Track a run, or go on tracking it under the id that its checkpoint has."""
+def tracker(config: TrainConfig, trainer: Trainer, report: DofReport, say: Say | None) -> Tracker:
+    """Describe a run to be tracked, or to be tracked further under the id that its checkpoint has."""
     if trainer.tracking_id is None:
         trainer.tracking_id = secrets.token_hex(4)
     dof = format_dof(report.dof)
@@ -55,7 +55,7 @@ class Tracker:
     """One W&B run, continued under the same id when training is resumed."""
 
     def __init__(self, tracking: TrackingConfig, directory: Path, run_id: str, say: Say | None, **details: Any) -> None:
-        """Start or continue the run `run_id`; without `say` nothing is tracked (not the main process).
+        """Describe the run `run_id`; without `say` nothing is tracked (not the main process).
 
         Args:
             tracking: mode, project and so on.
@@ -67,8 +67,17 @@ class Tracker:
         self._say = say
         self._run: Any = None
         self.location: str | None = None  # its address, or the folder of an offline run
-        if tracking.mode == "disabled" or say is None:
-            return
+        self._begin: Callable[[], None] | None = None
+        if tracking.mode != "disabled" and say is not None:
+            self._begin = lambda: self._start(tracking, directory, run_id, details)
+
+    def begin(self) -> None:
+        """Start or continue the run, once. Takes seconds: called when training is seen to work."""
+        begin, self._begin = self._begin, None
+        if begin is not None:
+            begin()
+
+    def _start(self, tracking: TrackingConfig, directory: Path, run_id: str, details: dict[str, Any]) -> None:
         with self._safely("start"):
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
             import wandb  # only when it is used
@@ -90,6 +99,7 @@ class Tracker:
 
     def log(self, metrics: Mapping[str, Any], epoch: int) -> None:
         """Add one epoch to the history."""
+        self.begin()
         if self._run is not None:
             with self._safely("log"):
                 self._run.log(dict(metrics), step=epoch)

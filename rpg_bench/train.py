@@ -85,7 +85,7 @@ def run(config: TrainConfig) -> float:
     describe.training(config, trainer, report, display)
     launch.resume(config, trainer, files, display)
 
-    tracker = tracking.start(config, trainer, report, display.say if accelerator.is_main_process else None)
+    tracker = tracking.tracker(config, trainer, report, display.say if accelerator.is_main_process else None)
     progress = display.training(trainer.steps, trainer.position.step)
     try:
         with StopRequest() as stop, progress:

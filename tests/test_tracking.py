@@ -192,7 +192,7 @@ def test_a_message_of_w_and_b_stays_on_one_line(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(wandb, "init", init)
     said: list[str] = []
-    Tracker(TrackingConfig(mode="offline"), Path("runs"), "abc", said.append)
+    Tracker(TrackingConfig(mode="offline"), Path("runs"), "abc", said.append).begin()
     assert len(said) == 1
     assert "\n" not in said[0]
 

@@ -120,7 +120,7 @@ def initial_std(weight: Tensor, kind: str, groups: int = 1) -> float:
         1.0,  # nn.Embedding
     ]
     rules = [kaiming_fan_out, torch_default] if kind == "conv" else [torch_default, kaiming_fan_out]
-    values = weight.detach().to("cpu", torch.float64)
+    values = weight.detach().float()
     measured = float(values.std(correction=0)) if weight.numel() > 1 else 0.0
     if measured < 1e-8 or not math.isfinite(measured):
         return rules[0]
