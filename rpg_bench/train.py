@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from omegaconf import DictConfig
+from torch import distributed
 
 from rpg_bench.command_line import run_command
 from rpg_bench.config import TrainConfig, from_hydra
@@ -112,13 +113,15 @@ def run(config: TrainConfig) -> float:
         }
     )
     describe.result(config, record, files, tracker, display)
-    accelerator.end_training()
     return float(record["final"]["test_top1"])
 
 
 def main() -> None:
     """The command `python -m rpg_bench.train`."""
     run_command(train)
+    # Not after each run: the runs of a sweep share their processes.
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
