@@ -47,9 +47,8 @@ class Display:
         self._began = time.monotonic()
         if self.console.is_terminal and not self.console.quiet:
             self._bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("step {task.completed}/{task.total}"),
                 BarColumn(bar_width=None),
-                TextColumn("{task.completed}/{task.total} steps"),
                 TextColumn("{task.fields[metrics]}"),
                 TextColumn("ETA"),
                 TimeRemainingColumn(),
