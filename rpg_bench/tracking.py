@@ -85,7 +85,7 @@ class Tracker:
             logging.getLogger("wandb").setLevel(logging.ERROR)
             directory.mkdir(parents=True, exist_ok=True)
             self._run = wandb.init(
-                mode=tracking.mode,  # type: ignore[arg-type]
+                mode=tracking.mode,  # type: ignore[arg-type]  # checked in config
                 project=tracking.project,
                 entity=tracking.entity,
                 dir=str(directory.resolve()),  # W&B's process may have been started elsewhere

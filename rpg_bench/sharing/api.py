@@ -69,7 +69,7 @@ def share(
     model.add_module(ATTRIBUTE, sharing)
     model.register_forward_pre_hook(_begin, prepend=True)
     model.register_forward_hook(_end, always_call=True)
-    model.register_load_state_dict_pre_hook(_check_fingerprint)  # type: ignore[no-untyped-call]
+    model.register_load_state_dict_pre_hook(_check_fingerprint)  # type: ignore[no-untyped-call]  # torch has no hint
     return model
 
 

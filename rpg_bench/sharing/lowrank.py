@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,7 +37,7 @@ class LowRank(Scheme):
         budget = parse_dof(DEFAULT_DOF if dof is None else dof, total)
         least = sum(_cost(slot, 1) for slot in slots)
         check_range(budget, least, total, self.name)
-        low, high = 1, max(min(_matrix(slot)) for slot in slots)
+        low, high = 1, max(min(slot.matrix) for slot in slots)
         while low < high:
             middle = (low + high + 1) // 2
             fits = sum(_cost(slot, middle) for slot in slots) <= budget
@@ -68,7 +67,7 @@ class LowRankSharing(Sharing):
         self.left, self.right = nn.ParameterDict(), nn.ParameterDict()
         for number in plan.generated:
             slot, rank = plan.slots[number], plan.ranks[number]
-            rows, columns = _matrix(slot)
+            rows, columns = slot.matrix
             # The variance of an entry of U V is rank * var(U) * var(V).
             std = (slot.std**2 / rank) ** 0.25
             self.left[str(number)] = nn.Parameter(torch.randn(rows, rank, generator=generator) * std)
@@ -82,10 +81,6 @@ class LowRankSharing(Sharing):
         return product.view(self.plan.slots[number].shape)
 
 
-def _matrix(slot: Slot) -> tuple[int, int]:
-    return slot.shape[0], math.prod(slot.shape[1:])
-
-
 def _cost(slot: Slot, rank: int) -> int:
     """Scalars of the slot at this rank: of its factors, or of itself where that is less."""
-    return min(rank * sum(_matrix(slot)), slot.size)
+    return min(rank * sum(slot.matrix), slot.size)

@@ -33,7 +33,8 @@ class MaskedSharing(Sharing):
         self._bounds = np.cumsum([0, *(slot.size for slot in plan.slots)]).tolist()
 
     def produce(self) -> Sequence[Tensor]:
-        return _Scatter.apply(self.survivors, self.positions, self.plan.total, self._shapes)  # type: ignore[no-any-return]
+        slots: Sequence[Tensor] = _Scatter.apply(self.survivors, self.positions, self.plan.total, self._shapes)
+        return slots
 
     def produce_slot(self, number: int) -> Tensor:
         start, stop = self._bounds[number], self._bounds[number + 1]
@@ -41,8 +42,10 @@ class MaskedSharing(Sharing):
         bounds = torch.tensor([start, stop], dtype=torch.int32, device=self.positions.device)
         first, last = torch.searchsorted(self.positions, bounds).tolist()
         local = self.positions[first:last] - start
-        (slot,) = _Scatter.apply(self.survivors[first:last], local, stop - start, [self._shapes[number]])
-        return slot  # type: ignore[no-any-return]
+        slots: Sequence[Tensor] = _Scatter.apply(
+            self.survivors[first:last], local, stop - start, [self._shapes[number]]
+        )
+        return slots[0]
 
     def _packed(self) -> Tensor:
         bits = np.zeros(self.plan.total, np.bool_)
@@ -50,7 +53,7 @@ class MaskedSharing(Sharing):
         return torch.from_numpy(np.packbits(bits, bitorder="little")).to(self.positions.device)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[no-untyped-call]  # torch has no hint
         bits = np.unpackbits(self.mask.cpu().numpy(), count=self.plan.total, bitorder="little")
         positions = torch.from_numpy(np.flatnonzero(bits).astype(np.int32))
         if len(positions) == self.plan.dof:  # else the errors that were collected say what is wrong
@@ -70,6 +73,6 @@ class _Scatter(torch.autograd.Function):
         return tuple(piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         return flat.index_select(0, ctx.positions), None, None, None

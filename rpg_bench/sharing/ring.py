@@ -134,12 +134,13 @@ class RingSharing(Sharing):
         return self._checksum
 
     def produce(self) -> Sequence[Tensor]:
-        return _Unpack.apply(self.ring, self.index, self._shapes, self.scales)  # type: ignore[no-any-return]
+        slots: Sequence[Tensor] = _Unpack.apply(self.ring, self.index, self._shapes, self.scales)
+        return slots
 
     def produce_slot(self, number: int) -> Tensor:
         index = self.index[self._bounds[number] : self._bounds[number + 1]]
-        (slot,) = _Unpack.apply(self.ring, index, [self._shapes[number]], [self.scales[number]])
-        return slot  # type: ignore[no-any-return]
+        slots: Sequence[Tensor] = _Unpack.apply(self.ring, index, [self._shapes[number]], [self.scales[number]])
+        return slots[0]
 
     def extra_repr(self) -> str:
         return f"{self.plan.scheme}, D={self.plan.total}, DoF={self.plan.dof}"
@@ -160,7 +161,7 @@ class _Unpack(torch.autograd.Function):
         return tuple(piece.mul_(scale).view(shape) for piece, shape, scale in zip(pieces, shapes, scales, strict=True))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         scaled = torch.cat([(g * scale).reshape(-1) for g, scale in zip(gradients, ctx.scales, strict=True)])
         # Accumulated in float32 at least: a ring entry sums up to thousands of positions.
         accumulated = scaled.float() if scaled.dtype in (torch.float16, torch.bfloat16) else scaled

@@ -68,8 +68,8 @@ class RpgLors(RingScheme):
         shared = [slots[owner] for owner in owners]
         # What the ring could not hold goes into the residuals too.
         for_residuals = max(int(self.residual * budget), budget - total_size(shared))
-        ranks = deal_ranks([_sides(slot) for slot in slots], for_residuals)
-        spent = sum(rank * sum(_sides(slot)) for rank, slot in zip(ranks, slots, strict=True))
+        ranks = deal_ranks([slot.matrix for slot in slots], for_residuals)
+        spent = sum(rank * sum(slot.matrix) for rank, slot in zip(ranks, slots, strict=True))
         entries = min(budget - spent, total_size(shared))
         ring_plan = self.plan_rings(shared, [Ring("shared", tuple(range(len(shared))), entries)], seed)
         return RingResidualPlan(
@@ -92,7 +92,7 @@ class RingResidualSharing(Sharing):
         self._part, self._ranks = plan.part, plan.ranks
         for number, (slot, rank) in enumerate(zip(plan.slots, plan.ranks, strict=True)):
             if rank:
-                rows, columns = _sides(slot)
+                rows, columns = slot.matrix
                 down = torch.empty(rank, columns)
                 nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)
                 self.down[str(number)] = nn.Parameter(down)
@@ -131,7 +131,3 @@ def deal_ranks(sides: Sequence[tuple[int, int]], budget: int) -> list[int]:
                 budget -= cost
                 dealt = True
     return ranks
-
-
-def _sides(slot: Slot) -> tuple[int, int]:
-    return slot.shape[0], math.prod(slot.shape[1:])

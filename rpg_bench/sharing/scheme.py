@@ -90,7 +90,7 @@ class Sharing(nn.Module, ABC):
         setattr(self, name, table)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Sharing:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch has no hint
         for name in self._tables:
             setattr(self, name, fn(getattr(self, name)))
         return self

@@ -42,6 +42,11 @@ class Slot:
     def size(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """Rows and columns of the slot as a matrix: out x (in * k * k)."""
+        return self.shape[0], math.prod(self.shape[1:])
+
 
 def find_slots(model: nn.Module, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> tuple[Slot, ...]:
     """List the slots of `model` in the order of its parameters.
