@@ -17,6 +17,7 @@ from torch import distributed
 
 from rpg_bench.command_line import run_command
 from rpg_bench.config import TrainConfig, from_hydra
+from rpg_bench.lazy import without_collection, without_wandb
 from rpg_bench.runs import RunFiles, run_hash
 
 
@@ -46,11 +47,11 @@ def run(config: TrainConfig) -> float:
     """Seed, data, model, share, fit, record."""
     # Torch and timm take seconds to import; a mistake in the configuration is reported before.
     from rpg_bench import describe, launch, tracking
-    from rpg_bench.backbones import create_backbone
+    from rpg_bench.backbones import blueprint
     from rpg_bench.display import Display
     from rpg_bench.engine import Diverged, Trainer
     from rpg_bench.records import make_record, write_record
-    from rpg_bench.sharing import dof_report, share
+    from rpg_bench.sharing import dof_report, get_scheme, share
     from rpg_bench.signals import Interrupted, StopRequest
 
     began = time.monotonic()
@@ -58,21 +59,18 @@ def run(config: TrainConfig) -> float:
     accelerator = launch.accelerator(config)
     display = Display(quiet=not accelerator.is_main_process)
     display.say(describe.heading(config, accelerator))
+    with without_wandb(), without_collection():
+        import timm  # noqa: F401  (first here, and after the heading: it takes the longest)
 
     launch.seed_everything(config.seed)
     data = launch.load(config, accelerator)
-    model = create_backbone(
-        config.backbone,
-        classes=len(data.classes),
-        channels=data.channels,
-        image_size=data.image_size,
-        recipe_stem=config.recipe.stem,
-    )
+    network = blueprint(config, classes=len(data.classes), channels=data.channels, image_size=data.image_size)
+    model, dof = get_scheme(config.sharing.name, **config.sharing.options).network(network, config.dof)
     launch.check_taps(config, model, data, accelerator, display)
     share(
         model,
         config.sharing.name,
-        config.dof,
+        dof,
         seed=config.seed if config.sharing.seed is None else config.sharing.seed,
         include=config.sharing.include,
         exclude=config.sharing.exclude,

@@ -336,6 +336,21 @@ def test_digits() -> None:
     assert counts.max() <= 38
 
 
+def test_the_digits_are_scikit_learns_own_and_so_is_their_split() -> None:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    theirs = load_digits()
+    positions = np.arange(len(theirs.target))
+    expected = train_test_split(positions, test_size=360, random_state=0, stratify=theirs.target)
+    source = DATASETS["digits"](DatasetConfig(name="digits", image_size=8))
+    for samples, chosen in zip((source.train(), source.test()), expected, strict=True):
+        np.testing.assert_array_equal(samples.labels, theirs.target[chosen])
+        batch = np.arange(len(chosen))
+        images, _ = next(iter(samples.read([batch], None)))
+        np.testing.assert_allclose(images[:, 0].numpy(), theirs.images[chosen] * (255 / 16), atol=0.5)
+
+
 # --- CIFAR layouts
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,17 +17,16 @@ TEST_IMAGES = 360  # of 1,797; the other 1,437 train
 MEAN = (0.3054,)  # of the 8x8 training images
 STD = (0.3761,)
 
+_SPLIT = Path(__file__).with_name("digits_split.txt")
+
 
 def load_digits(dataset: DatasetConfig) -> Source:
     """Return the digits, resized bilinearly, with a fixed stratified split."""
-    import sklearn.datasets
-    from sklearn.model_selection import train_test_split
-
-    digits = sklearn.datasets.load_digits()
-    labels = digits.target.astype(np.int64)
-    pixels = torch.from_numpy(digits.images).to(torch.float32)[:, None] * (255 / 16)
+    values, labels = _read()
+    pixels = torch.from_numpy(values).to(torch.float32)[:, None] * (255 / 16)
     images = resized(pixels, dataset.image_size, antialias=False)
-    train, test = train_test_split(np.arange(len(labels)), test_size=TEST_IMAGES, random_state=0, stratify=labels)
+    positions = np.array(_split(), np.int64)
+    test, train = positions[:TEST_IMAGES], positions[TEST_IMAGES:]
 
     def part(positions: NDArray[np.int64]) -> InMemorySamples:
         return InMemorySamples(images[torch.from_numpy(positions)], labels[positions])
@@ -36,3 +38,25 @@ def load_digits(dataset: DatasetConfig) -> Source:
         train=lambda: part(train),
         test=lambda: part(test),
     )
+
+
+def _split() -> list[int]:
+    lines = _SPLIT.read_text().splitlines()
+    return [int(number) for line in lines if not line.startswith("#") for number in line.split()]
+
+
+def _read() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Images (1797, 8, 8) with values 0..16, and labels, from the file inside scikit-learn.
+
+    The package itself is not imported where that can be helped: it takes longer than a training step.
+    """
+    package = importlib.util.find_spec("sklearn")
+    if package is not None and package.origin is not None:
+        file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+        if file.is_file():
+            table = np.loadtxt(file, delimiter=",")
+            return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
+    import sklearn.datasets
+
+    digits = sklearn.datasets.load_digits()
+    return digits.images, digits.target.astype(np.int64)
