@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from rpg_bench.config import BackboneConfig
+from rpg_bench.config import BackboneConfig, TrainConfig
 from rpg_bench.errors import InvalidInput, unknown
+from rpg_bench.sharing import Blueprint
+
+
+def blueprint(config: TrainConfig, *, classes: int, channels: int, image_size: int) -> Blueprint:
+    """What `create_backbone` builds for a run, at its full size or narrower, and its slots."""
+
+    def build(widths: Mapping[str, Any]) -> nn.Module:
+        backbone = dataclasses.replace(config.backbone, options={**config.backbone.options, **widths})
+        return create_backbone(
+            backbone, classes=classes, channels=channels, image_size=image_size, recipe_stem=config.recipe.stem
+        )
+
+    return Blueprint(build, config.sharing.include, config.sharing.exclude)
 
 
 def create_backbone(

@@ -52,7 +52,8 @@ def result(config: TrainConfig, record: dict[str, Any], files: RunFiles, tracker
     newest = max(files.directory.glob("checkpoint-*.pt"), default=files.directory)
     display.say(
         f"{record['data']['evaluated_on']} top-1 {final['test_top1']:.2f} %  loss {final['test_loss']:.4f}  "
-        f"with {dof['dof']:,} DoF ({dof['total']:,} trained in all) for {dof['slot_scalars']:,} weights  "
+        f"with {dof['dof']:,} DoF ({dof['total']:,} trained in all) "
+        f"{'for' if 'narrowed' not in dof else 'in place of'} {dof['slot_scalars']:,} weights  "
         f"in {duration(record['train_seconds'])} of training"
     )
     display.say(f"record      {files.record}")

@@ -7,17 +7,21 @@ plain = materialize(model)
 
 from rpg_bench.sharing import hashed, lors, lowrank, none, pruning, recurrent, rpg_global, rpg_local, rpg_lors, tied  # noqa: F401  (each registers its scheme)
 from rpg_bench.sharing.api import materialize, plan_for, share, sharing_of
+from rpg_bench.sharing.blueprint import Blueprint
+from rpg_bench.sharing.narrower import narrow
 from rpg_bench.sharing.report import DofReport, dof_report
 from rpg_bench.sharing.scheme import SCHEMES, Scheme, Sharing, get_scheme, register
 
 __all__ = [
     "SCHEMES",
+    "Blueprint",
     "DofReport",
     "Scheme",
     "Sharing",
     "dof_report",
     "get_scheme",
     "materialize",
+    "narrow",
     "plan_for",
     "register",
     "share",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from rpg_bench.sharing.budget import check_range, divide, parse_dof
-from rpg_bench.sharing.ring import Ring, RingPlan, RingSharing
+from rpg_bench.sharing.ring import INDEX_BYTES, Ring, RingPlan, RingSharing
 from rpg_bench.sharing.rpg_global import DEFAULT_DOF
 from rpg_bench.sharing.scheme import Batches, Budget, Plan, Scheme, Sharing, register
 from rpg_bench.sharing.slots import Slot, total_size
@@ -24,10 +24,15 @@ class Hashed(Scheme):
 
     source = "HashedNets, arXiv 1504.04788"
 
+    def range(self, slots: Sequence[Slot]) -> tuple[int, int]:
+        return len(slots), total_size(slots)
+
+    def table_bytes(self, plan: Plan) -> int:
+        return INDEX_BYTES * plan.total
+
     def plan(self, slots: Sequence[Slot], dof: Budget, seed: int) -> RingPlan:
-        total = total_size(slots)
-        budget = parse_dof(DEFAULT_DOF if dof is None else dof, total)
-        check_range(budget, len(slots), total, self.name)
+        budget = parse_dof(DEFAULT_DOF if dof is None else dof, total_size(slots))
+        check_range(budget, *self.range(slots), self.name)
         parts = divide(budget, [slot.size for slot in slots])
         rings = tuple(Ring(slot.name, (number,), part) for number, (slot, part) in enumerate(zip(slots, parts)))
         return RingPlan(self.name, tuple(slots), budget, seed, self.options(), (), rings, "drawn", True, True)

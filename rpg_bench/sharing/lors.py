@@ -62,6 +62,9 @@ class Lors(Scheme):
             if pattern is not None and not all(isinstance(group, int) and group >= 0 for group in pattern):
                 raise InvalidInput(f"sharing.groups.{family}: {list(pattern)} is not a list of whole numbers")
 
+    def range(self, slots: Sequence[Slot]) -> tuple[int, int]:
+        return smallest_stacked_dof(slots, self.name), total_size(slots)
+
     def plan(self, slots: Sequence[Slot], dof: Budget, seed: int) -> StackPlan:
         stacks, alone = stacks_of(slots, self.name)
         patterns = [self._pattern(stack) for stack in stacks]
@@ -78,7 +81,7 @@ class Lors(Scheme):
             if self.rank is not None:
                 raise InvalidInput(f"sharing.rank: {self.rank} and dof {dof} both fix the size; leave one out")
             budget = parse_dof(dof, total_size(slots))
-            check_range(budget, count(0), total_size(slots), self.name)
+            check_range(budget, *self.range(slots), self.name)
             base = _largest(count, budget)
         return StackPlan(
             self.name, tuple(slots), count(base), seed, {**self.options(), "rank": base}, alone, stacks, ranks(base)
@@ -149,6 +152,12 @@ def stacked_dof(
     shared = sum(math.prod(stack.shape) for stack in stacks)
     residual = sum(sum(layers) * sum(stack.matrix) for stack, layers in zip(stacks, ranks, strict=True))
     return shared + residual + sum(slots[number].size for number in alone)
+
+
+def smallest_stacked_dof(slots: Sequence[Slot], scheme: str) -> int:
+    """Free scalars without any residual."""
+    stacks, alone = stacks_of(slots, scheme)
+    return stacked_dof(slots, stacks, [(0,) * len(stack.slots) for stack in stacks], alone)
 
 
 def _largest(count: Callable[[int], int], budget: int) -> int:

@@ -32,11 +32,12 @@ class LowRank(Scheme):
 
     source = "Denil et al., arXiv 1306.0543"
 
+    def range(self, slots: Sequence[Slot]) -> tuple[int, int]:
+        return sum(_cost(slot, 1) for slot in slots), total_size(slots)
+
     def plan(self, slots: Sequence[Slot], dof: Budget, seed: int) -> LowRankPlan:
-        total = total_size(slots)
-        budget = parse_dof(DEFAULT_DOF if dof is None else dof, total)
-        least = sum(_cost(slot, 1) for slot in slots)
-        check_range(budget, least, total, self.name)
+        budget = parse_dof(DEFAULT_DOF if dof is None else dof, total_size(slots))
+        check_range(budget, *self.range(slots), self.name)
         low, high = 1, max(min(slot.matrix) for slot in slots)
         while low < high:
             middle = (low + high + 1) // 2

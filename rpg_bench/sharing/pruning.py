@@ -31,10 +31,12 @@ from rpg_bench.sharing.slots import Slot, total_size
 class Pruning(Scheme):
     """Keeps the N slot scalars with the highest score, over all layers together."""
 
+    def table_bytes(self, plan: Plan) -> int:
+        return 4 * plan.dof + -(-plan.total // 8)  # the survivors' positions, and the mask
+
     def plan(self, slots: Sequence[Slot], dof: Budget, seed: int) -> Plan:
-        total = total_size(slots)
-        budget = parse_dof(DEFAULT_DOF if dof is None else dof, total)
-        check_range(budget, 1, total, self.name)
+        budget = parse_dof(DEFAULT_DOF if dof is None else dof, total_size(slots))
+        check_range(budget, *self.range(slots), self.name)
         return Plan(self.name, tuple(slots), budget, seed, self.options(), kept=())
 
     def build(self, plan: Plan, model: nn.Module, batches: Batches | None = None) -> Sharing:

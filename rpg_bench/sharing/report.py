@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from rpg_bench.sharing.api import sharing_of
+from rpg_bench.sharing.narrower import ATTRIBUTE, Narrowed
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class DofReport:
     dof: int
     private: int
     per_slot: tuple[SlotReport, ...] = ()
+    narrowed: Narrowed | None = None  # of a narrower network; D, dense and ratio refer to the full one
 
     @property
     def total(self) -> int:
@@ -39,8 +41,8 @@ class DofReport:
 
     @property
     def dense(self) -> int:
-        """What it would train if every slot were free."""
-        return self.slot_scalars + self.private
+        """What it would train if every slot were free; of a narrower network, what the full one would."""
+        return self.slot_scalars + (self.private if self.narrowed is None else self.narrowed.private)
 
     @property
     def ratio(self) -> float:
@@ -57,21 +59,26 @@ class DofReport:
             "total": self.total,
             "dense": self.dense,
             "ratio": round(self.ratio, 4),
+            **({} if self.narrowed is None else {"narrowed": self.narrowed.widths}),
         }
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Label, value and meaning, line by line."""
+        tensors, free, dense = (
+            "that the scheme generates",
+            "free numbers behind them",
+            "what it would train without sharing",
+        )
+        if self.narrowed is not None:
+            tensors, dense = "of the full network", "what the full network would train"
+            free = f"weights there in a narrower one, {self.narrowed}"
         return [
             ("scheme", self.scheme, ""),
-            (
-                "slots D",
-                f"{self.slot_scalars:,}",
-                f"scalars in {self.slots} weight tensors that the scheme generates",
-            ),
-            ("DoF", f"{self.dof:,}", f"free numbers behind them ({self.dof / self.slot_scalars:.2%} of D)"),
+            ("slots D", f"{self.slot_scalars:,}", f"scalars in {self.slots} weight tensors {tensors}"),
+            ("DoF", f"{self.dof:,}", f"{free} ({self.dof / self.slot_scalars:.2%} of D)"),
             ("private", f"{self.private:,}", "trained outside the slots: stem, norms, biases, head"),
             ("total", f"{self.total:,}", "DoF + private: what the optimizer trains"),
-            ("dense", f"{self.dense:,}", "what it would train without sharing"),
+            ("dense", f"{self.dense:,}", dense),
             ("ratio", f"{self.ratio:,.1f}", "slots D / DoF"),
         ]
 
@@ -97,11 +104,13 @@ def dof_report(model: nn.Module) -> DofReport:
     trained = {id(p): p for p in model.parameters() if p.requires_grad}
     free = {id(p) for p in sharing.parameters() if p.requires_grad}
     free |= {id(model.get_parameter(plan.slots[number].name)) for number in plan.kept}
+    narrowed = None if plan.generated else getattr(model, ATTRIBUTE, None)
     return DofReport(
         scheme=plan.scheme,
         slots=len(plan.slots),
-        slot_scalars=plan.total,
+        slot_scalars=plan.total if narrowed is None else narrowed.slot_scalars,
         dof=sum(p.numel() for key, p in trained.items() if key in free),
         private=sum(p.numel() for key, p in trained.items() if key not in free),
         per_slot=tuple(SlotReport(slot.name, slot.shape, slot.size, slot.std) for slot in plan.slots),
+        narrowed=narrowed,
     )

@@ -25,6 +25,8 @@ from rpg_bench.sharing.slots import Slot
 # papers' learning rate and weight decay meaningful.
 RING_STD = math.sqrt(2 / (512 * 3 * 3))
 
+INDEX_BYTES = 4  # of a position's index, int32
+
 
 @dataclass(frozen=True)
 class Ring:
@@ -98,6 +100,9 @@ class RingScheme(Scheme):
         for option in ("permute", "flip_sign"):
             if not isinstance(getattr(self, option), bool):
                 raise InvalidInput(f"sharing.{option}: {getattr(self, option)!r} is neither true nor false")
+
+    def table_bytes(self, plan: Plan) -> int:
+        return INDEX_BYTES * plan.total
 
     def plan_rings(self, slots: Sequence[Slot], rings: Sequence[Ring], seed: int) -> RingPlan:
         """The plan for these rings with this scheme's options."""

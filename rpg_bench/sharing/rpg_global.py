@@ -21,8 +21,7 @@ class RpgGlobal(RingScheme):
     source = "Recurrent Parameter Generators, arXiv 2107.07110"
 
     def plan(self, slots: Sequence[Slot], dof: Budget, seed: int) -> RingPlan:
-        total = total_size(slots)
-        budget = parse_dof(DEFAULT_DOF if dof is None else dof, total)
-        check_range(budget, 1, total, self.name)
+        budget = parse_dof(DEFAULT_DOF if dof is None else dof, total_size(slots))
+        check_range(budget, *self.range(slots), self.name)
         ring = Ring("global", tuple(range(len(slots))), budget)
         return self.plan_rings(slots, [ring], seed)

@@ -38,17 +38,20 @@ class RpgLocal(RingScheme):
 
     rings: Mapping[str, Any] | None = None
 
+    def range(self, slots: Sequence[Slot]) -> tuple[int, int]:
+        return len(self._parts(slots)[0]), total_size(slots)
+
+    def _parts(self, slots: Sequence[Slot]) -> tuple[dict[str, list[int]], Amounts]:
+        return (stages(slots), Amounts()) if self.rings is None else _user_rings(self.rings, slots)
+
     def plan(self, slots: Sequence[Slot], dof: Budget, seed: int) -> RingPlan:
-        if self.rings is None:
-            parts, amounts = stages(slots), Amounts()
-        else:
-            parts, amounts = _user_rings(self.rings, slots)
+        parts, amounts = self._parts(slots)
         total = total_size(slots)
         if dof is None and parts.keys() == amounts.keys() and not any(str(a).endswith("%") for a in amounts.values()):
             budget = sum(parse_dof(amount, total, f"sharing.rings.{name}") for name, amount in amounts.items())
         else:
             budget = parse_dof(DEFAULT_DOF if dof is None else dof, total)
-        check_range(budget, len(parts), total, f"{self.name} with {len(parts)} rings")
+        check_range(budget, *self.range(slots), f"{self.name} with {len(parts)} rings")
         sizes = {name: sum(slots[number].size for number in numbers) for name, numbers in parts.items()}
         budgets = _budgets(sizes, amounts, budget)
         rings = [Ring(name, tuple(numbers), budgets[name]) for name, numbers in parts.items()]

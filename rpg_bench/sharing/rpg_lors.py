@@ -58,9 +58,13 @@ class RpgLors(RingScheme):
         if not isinstance(self.tie, bool):
             raise InvalidInput(f"sharing.tie: {self.tie!r} is neither true nor false")
 
+    def table_bytes(self, plan: Plan) -> int:
+        assert isinstance(plan, RingResidualPlan)
+        return super().table_bytes(plan.shared)
+
     def plan(self, slots: Sequence[Slot], dof: Budget, seed: int) -> RingResidualPlan:
         budget = parse_dof(DEFAULT_DOF if dof is None else dof, total_size(slots))
-        check_range(budget, 1, total_size(slots), self.name)
+        check_range(budget, *self.range(slots), self.name)
         stacks = find_stacks(slots)[0] if self.tie else ()
         first = {number: stack.slots[0] for stack in stacks for number in stack.slots}
         owners = sorted({first.get(number, number) for number in range(len(slots))})

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from rpg_bench.errors import InvalidInput, unknown
+from rpg_bench.sharing.blueprint import Blueprint
 from rpg_bench.sharing.slots import Slot, total_size
 
 Budget = str | int | float | None
@@ -156,6 +157,26 @@ class Scheme(ABC):
 
     name: ClassVar[str]
     source: ClassVar[str]
+
+    def range(self, slots: Sequence[Slot]) -> tuple[int, int]:
+        """The least and the most DoF that `plan` accepts for these slots. Raises InvalidInput if there is none."""
+        return 1, total_size(slots)
+
+    def range_of(self, blueprint: Blueprint) -> tuple[int, int]:
+        """The range for a network that is yet to be built: the same, unless `network` builds others."""
+        return self.range(blueprint.slots)
+
+    def network(self, blueprint: Blueprint, dof: Budget) -> tuple[nn.Module, Budget]:
+        """Build the network to be shared: the full one, unless another one is how the scheme meets a budget.
+
+        Returns:
+            The network, and the budget that is left for `share` to meet in it.
+        """
+        return blueprint.full, dof
+
+    def table_bytes(self, plan: Plan) -> int:
+        """Memory for what is fixed (index, mask), beside the free parameters and the slots that they produce."""
+        return 0
 
     @abstractmethod
     def plan(self, slots: Sequence[Slot], dof: Budget, seed: int) -> Plan:
