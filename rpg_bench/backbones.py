@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from rpg_bench.config import BackboneConfig, TrainConfig
 from rpg_bench.errors import InvalidInput, unknown
 from rpg_bench.sharing import Blueprint
+from rpg_bench.small_maps import SmallMapConv2d
 
 
 def blueprint(config: TrainConfig, *, classes: int, channels: int, image_size: int) -> Blueprint:
@@ -100,6 +101,7 @@ def undefined_in_cpu_bf16(model: nn.Module, channels: int, image_size: int) -> l
         name
         for name, layer, height, width in _convolutions(model, channels, image_size)
         if max(height, width) == 1 and max(layer.stride) > 1 and max(layer.kernel_size) > 1
+        if not isinstance(layer, SmallMapConv2d)  # does not go through oneDNN's convolution
     ]
 
 

@@ -53,6 +53,7 @@ def run(config: TrainConfig) -> float:
     from rpg_bench.records import make_record, write_record
     from rpg_bench.sharing import dof_report, get_scheme, share
     from rpg_bench.signals import Interrupted, StopRequest
+    from rpg_bench.small_maps import use_matrix_products
 
     began = time.monotonic()
     files = RunFiles.of(config)
@@ -66,6 +67,8 @@ def run(config: TrainConfig) -> float:
     data = launch.load(config, accelerator)
     network = blueprint(config, classes=len(data.classes), channels=data.channels, image_size=data.image_size)
     model, dof = get_scheme(config.sharing.name, **config.sharing.options).network(network, config.dof)
+    if accelerator.device.type == "cpu":
+        use_matrix_products(model)
     launch.check_taps(config, model, data, accelerator, display)
     share(
         model,
