@@ -28,6 +28,7 @@ from rpg_bench.optim import (
     rate_factor,
     set_rate,
 )
+from rpg_bench.sharing import sharing_of
 from rpg_bench.signals import Interrupted, StopRequest
 from rpg_bench.tracking import Tracker
 
@@ -63,6 +64,7 @@ class Trainer:
         self.device = accelerator.device
         self.memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.plain: nn.Module = model.to(self.device).to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.sharing = sharing_of(self.plain)
         self.groups = parameter_groups(self.plain, config.optimizer.weight_decay, recipe.no_decay)
         self.optimizer = create_optimizer(config.optimizer, self.groups, recipe.batch_size)
         self.average = None
@@ -133,6 +135,7 @@ class Trainer:
     def _step(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
         recipe, position = self.config.recipe, self.position
         set_rate(self.optimizer, self._rate_at(position.step))
+        self.sharing.before_step(position.step, self.steps)
         for part in range(recipe.accumulate):
             images, labels = next(batches)
             images = images.to(memory_format=self.memory_format)
@@ -154,6 +157,8 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        average = None if self.average is None else sharing_of(self.average.model)
+        self.sharing.after_step(position.step, self.steps, self.optimizer, average)
         if self.average is not None:
             self.average.update(self.plain)
         self._unchecked = (position.step, self.sums[0].clone())  # of all parts of the batch

@@ -54,6 +54,8 @@ CASES = [
     Case("rpg_lors", "30%", {"tie": False, "residual": 0.5}, other_dof="31%", networks=("resnet",)),
     Case("magnitude", "30%", other_dof="31%", seeded=False, starts_anew=False),
     Case("random_prune", "30%", seeded=False, other_dof="31%"),
+    Case("rigl", "30%", other_dof="31%", seeded=False),
+    Case("rigl", "20%", {"distribution": "uniform"}, other_dof="21%", seeded=False, networks=("odd",)),
     Case("snip", "50%", other_dof="51%", seeded=False, starts_anew=False, networks=("resnet", "vit")),
     Case("synflow", "30%", {"iterations": 5}, other_dof="31%", seeded=False, starts_anew=False, networks=("odd",)),
 ]

@@ -5,7 +5,19 @@ print(dof_report(model))
 plain = materialize(model)
 """
 
-from rpg_bench.sharing import hashed, lors, lowrank, none, pruning, recurrent, rpg_global, rpg_local, rpg_lors, tied  # noqa: F401  (each registers its scheme)
+from rpg_bench.sharing import (  # noqa: F401  (each registers its scheme)
+    hashed,
+    lors,
+    lowrank,
+    none,
+    pruning,
+    recurrent,
+    rigl,
+    rpg_global,
+    rpg_local,
+    rpg_lors,
+    tied,
+)
 from rpg_bench.sharing.api import materialize, plan_for, share, sharing_of
 from rpg_bench.sharing.blueprint import Blueprint
 from rpg_bench.sharing.narrower import narrow

@@ -35,6 +35,15 @@ def share(
     The free parameters live in `model.sharing`; the slots are no parameters any more. Build the
     optimizer, move to DistributedDataParallel and compile after this call.
 
+    A scheme that rearranges itself while it trains (rigl) has to be told of each step. In a loop of your
+    own, around the forward and backward passes of optimizer step 0..steps - 1:
+
+        sharing_of(model).before_step(step, steps)
+        ...  # forward and backward, once or several times; optimizer.step()
+        sharing_of(model).after_step(step, steps, optimizer)
+
+    For every other scheme these calls do nothing, and rigl without them keeps its first connections.
+
     Args:
         model: any module with convolution or linear layers.
         scheme: a registered name, such as `rpg_global`.

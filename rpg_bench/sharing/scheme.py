@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from rpg_bench.errors import InvalidInput, unknown
 from rpg_bench.sharing.blueprint import Blueprint
@@ -75,6 +76,9 @@ class Sharing(nn.Module, ABC):
     produced when it is read.
     """
 
+    # Why a layer's output starts with another variance than the dense network's; empty: it does not.
+    start_differs: ClassVar[str] = ""
+
     def __init__(self, plan: Plan) -> None:
         super().__init__()
         self.plan = plan
@@ -120,6 +124,19 @@ class Sharing(nn.Module, ABC):
 
     def read(self, number: int) -> Tensor:
         return self.produce_slot(number) if self._produced is None else self._produced[number]
+
+    def before_step(self, step: int, steps: int) -> None:
+        """Told before the first forward pass of optimizer step 0..steps - 1; nothing to do by default."""
+
+    def after_step(self, step: int, steps: int, optimizer: Optimizer, average: Sharing | None = None) -> None:
+        """Told behind that step, and before the weights are averaged; nothing to do by default.
+
+        Args:
+            step: as given to `before_step`.
+            steps: of the whole run.
+            optimizer: whose state is to follow where free parameters change their meaning.
+            average: of an averaged copy of the model (EMA), which is to follow too.
+        """
 
     def fingerprint(self) -> dict[str, Any]:
         """What a checkpoint states about the plan, so that another plan refuses it."""
