@@ -106,7 +106,9 @@ BEFORE_ANYTHING_IS_LOADED: list[tuple[list[str], list[str]]] = [
 WITH_DATA: list[tuple[list[str], list[str]]] = [
     ([*TINY, "dof=100M"], ["dof", "100000000", "363264"]),
     (["dof=50M"], ["dof", "50000000", "11157504"]),
-    ([*TINY, "sharing=none", "dof=5k"], ["dof", "5000", "363264"]),
+    ([*TINY, "sharing=none", "dof=400k"], ["dof", "400000", "363264"]),
+    ([*TINY, "sharing=none", "dof=7"], ["dof", "7 ", "363264"]),
+    ([*TINY, "backbone.name=test_mambaout", "sharing=none", "dof=10k"], ["dof", "MambaOut", "ResNet"]),
     ([*TINY, "backbone.name=resnet81"], ["backbone.name", "resnet81", "did you mean 'resnet"]),
     ([*TINY, "backbone.options={no_such: 1}"], ["backbone.options", "no_such"]),
     ([*TINY, "backbone.name=test_vit", "backbone.stem=cifar"], ["backbone.stem", "cifar"]),

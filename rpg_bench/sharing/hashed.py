@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from rpg_bench.sharing.budget import check_range, divide, parse_dof
@@ -39,4 +40,20 @@ class Hashed(Scheme):
 
     def build(self, plan: Plan, model: nn.Module, batches: Batches | None = None) -> Sharing:
         assert isinstance(plan, RingPlan)
-        return RingSharing(plan)
+        return HashedSharing(plan)
+
+
+class HashedSharing(RingSharing):
+    """`ring`: the buckets of all layers, one layer after the other.
+
+    A layer may have a handful of buckets, whose draw alone would start it at anything between a half and
+    twice its deviation: they are scaled so that the layer starts at it exactly.
+    """
+
+    def __init__(self, plan: RingPlan) -> None:
+        super().__init__(plan)
+        start = 0
+        with torch.no_grad():
+            for ring, slot, weight in zip(plan.rings, plan.slots, self.produce(), strict=True):
+                self.ring[start : start + ring.dof] *= slot.std / weight.square().mean().sqrt()
+                start += ring.dof

@@ -28,6 +28,9 @@ class LowRank(Scheme):
 
     A slot whose factors would hold as many scalars as it has entries stays free instead, so that no
     slot ever gets more parameters than entries.
+
+    On white noise a layer's output starts with the dense one's variance. On inputs that have a common
+    mean, as behind a ReLU, a slot of low rank passes on more or less, by how its few directions lie.
     """
 
     source = "Denil et al., arXiv 1306.0543"
@@ -69,10 +72,13 @@ class LowRankSharing(Sharing):
         for number in plan.generated:
             slot, rank = plan.slots[number], plan.ranks[number]
             rows, columns = slot.matrix
-            # The variance of an entry of U V is rank * var(U) * var(V).
-            std = (slot.std**2 / rank) ** 0.25
-            self.left[str(number)] = nn.Parameter(torch.randn(rows, rank, generator=generator) * std)
-            self.right[str(number)] = nn.Parameter(torch.randn(rank, columns, generator=generator) * std)
+            left = torch.randn(rows, rank, generator=generator)
+            right = torch.randn(rank, columns, generator=generator)
+            # The sum of the squares of U V, without the product. Of few directions it would vary by chance.
+            squares = ((left.T @ left) * (right @ right.T)).sum().item()
+            scale = (slot.std**2 * slot.size / squares) ** 0.25
+            self.left[str(number)] = nn.Parameter(left * scale)
+            self.right[str(number)] = nn.Parameter(right * scale)
 
     def produce(self) -> Sequence[Tensor]:
         return [self.produce_slot(number) for number in self.plan.generated]

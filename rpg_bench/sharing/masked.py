@@ -20,6 +20,8 @@ class MaskedSharing(Sharing):
     initial weights and on data, so that, unlike a ring's allocation, it is part of the checkpoint.
     """
 
+    start_differs = "a mask takes weights away, and the papers do not scale up what survives"
+
     mask: Tensor
     positions: Tensor
 
