@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rpg_bench.config import TrainConfig, unknown_key
 from rpg_bench.errors import Failed, InvalidInput, unknown
 from rpg_bench.signals import Interrupted
+from rpg_bench.sweeper import Failure, SweepFailed
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -45,21 +49,30 @@ def run_command(task: Callable[[DictConfig], Any]) -> None:
     """Run `task` on the configuration that the command line composes, and exit.
 
     A run of a sweep that fails does not stop the others. Exit codes: 0 done, 1 failed, 2 bad input,
-    128 + n stopped by signal n.
+    128 + n stopped by signal n; of a sweep, that of its first failure.
     """
     failures: list[int] = []
 
     def guarded(composed: DictConfig) -> Any:
+        hydra_config = HydraConfig.get()
+        sweeping = hydra_config.mode == RunMode.MULTIRUN
+        if sweeping:
+            print(f"\n[{hydra_config.job.num + 1}] {' '.join(hydra_config.overrides.task)}", flush=True)
         # Reported here: Hydra would add a line of its own to what it sees raised.
         try:
             return task(composed)
         except InvalidInput as error:
-            _report(str(error))
-            failures.append(BAD_INPUT)
+            failure = Failure(BAD_INPUT, str(error))
         except Failed as error:
-            _report(str(error))
-            failures.append(FAILED)
-        return None
+            failure = Failure(FAILED, str(error))
+        except Exception as error:
+            if not sweeping:
+                raise
+            traceback.print_exc()
+            failure = Failure(FAILED, " ".join(f"{type(error).__name__}: {error}".split()))
+        _report(failure.message)
+        failures.append(failure.code)
+        return failure  # where the run has a process of its own, all that is left of it
 
     # Hydra would print its own messages and exit with 1; this hands its exceptions to us.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -69,6 +82,11 @@ def run_command(task: Callable[[DictConfig], Any]) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         _report(explain(error))
         failures.append(BAD_INPUT)
+    except InvalidInput as error:  # in the experiment itself
+        _report(str(error))
+        failures.append(BAD_INPUT)
+    except SweepFailed as error:
+        failures.append(error.code)
     except Interrupted as stop:
         raise SystemExit(stop.exit_code) from None
     except KeyboardInterrupt:

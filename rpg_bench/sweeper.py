@@ -1,0 +1,131 @@
+"""Sweeps: cases of overrides that belong together, crossed with a grid.
+
+An experiment file, `configs/experiment/NAME.yaml`, lists them:
+
+    # @package _global_
+    sweep: NAME
+    hydra:
+      mode: MULTIRUN
+      sweeper:
+        cases:
+          - sharing=none
+          - sharing=lors dof=2.4M
+          - [sharing=rpg_local, "sharing.rings={early: 'layer[12].*', late: 'layer[34].*'}"]
+        params: {seed: "0,1,2"}
+
+The grid is Hydra's own: `params`, and what the command line adds or replaces (`seed=0`). Its first point
+is run with all cases before the second begins. Any launcher of Hydra can run them: it is given
+lists of overrides, as by Hydra's basic sweeper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
+
+from rpg_bench.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from hydra_plugins.rpg_bench_cases import CaseSweeper
+
+Run = list[str]  # the overrides of one run
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a run that failed returns instead of a result, so that a sweep goes on."""
+
+    code: int  # exit code
+    message: str
+
+
+class SweepFailed(Exception):
+    """Runs of a sweep failed; all others were done, and the failures have been reported."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"exit code {code}")
+        self.code = code
+
+
+def expand(cases: Sequence[Any], grid: Sequence[str], parser: OverridesParser) -> list[Run]:
+    """The runs of an experiment: each case at each point of the grid, the points one after another.
+
+    Args:
+        cases: a text of overrides between spaces, or a list of overrides, each. None at all: the grid alone.
+        grid: overrides, of which some may be sweeps (`seed=0,1,2`); of two for one key the last counts.
+        parser: Hydra's.
+
+    Raises:
+        InvalidInput: a case that is no list of overrides, sweeps itself, or sets what the grid sets.
+    """
+    points = BasicSweeper.split_arguments(parser.parse_overrides(list(grid)), None)[0]
+    taken = {override.key_or_group for override in parser.parse_overrides(list(grid))}
+    parsed = [_parsed(case, number, taken, parser) for number, case in enumerate(cases)]
+    return [[*point, *case] for point in points for case in parsed or [[]]]
+
+
+def sweep(sweeper: CaseSweeper, arguments: Sequence[str]) -> list[Sequence[Any]]:
+    """Run an experiment through the sweeper's launcher, say what came of it, and return the launcher's answers.
+
+    Raises:
+        SweepFailed: at the end, if runs failed.
+    """
+    assert sweeper.config is not None
+    assert sweeper.launcher is not None
+    assert sweeper.hydra_context is not None
+    parser = OverridesParser.create(config_loader=sweeper.hydra_context.config_loader)
+    params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+    runs = expand(sweeper.cases, [*params, *arguments], parser)
+    directory = Path(sweeper.config.hydra.sweep.dir)
+    sweeper.validate_batch_is_legal(runs)  # all of them, before the first is started
+    directory.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(sweeper.config, directory / "multirun.yaml")
+
+    title = f"sweep {sweeper.config.get('sweep') or 'without a name'}"
+    print(f"{title}: {len(runs)} runs", flush=True)
+    returned: list[Sequence[Any]] = []
+    done = 0
+    failures: list[tuple[Run, Failure]] = []
+    for batch in BasicSweeper.split_overrides_to_chunks(runs, sweeper.max_batch_size):
+        batch = list(batch)
+        results = sweeper.launcher.launch(batch, initial_job_idx=done)
+        answers = [_answer(result) for result in results]
+        failures += [(run, answer) for run, answer in zip(batch, answers, strict=True) if isinstance(answer, Failure)]
+        returned.append(results)
+        done += len(batch)
+    print(f"{title}: {done - len(failures)} of {done} runs are finished", flush=True)
+    for run, failure in failures:
+        print(f"failed: {' '.join(run)}: {failure.message}", flush=True)
+    if failures:
+        raise SweepFailed(failures[0][1].code)
+    return returned
+
+
+def _answer(result: Any) -> Any:
+    """What a run returned; what it raised in a process of its own is a failure too."""
+    try:
+        return result.return_value
+    except Exception as error:
+        return Failure(1, " ".join(f"{type(error).__name__}: {error}".split()))
+
+
+def _parsed(case: Any, number: int, taken: set[str], parser: OverridesParser) -> Run:
+    field = f"hydra.sweeper.cases[{number}]"
+    texts = case.split() if isinstance(case, str) else case
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+        raise InvalidInput(f"{field}: {case!r} is neither a text (sharing=lors dof=2.4M) nor a list of overrides")
+    overrides: list[Override] = parser.parse_overrides(list(texts))
+    for override in overrides:
+        key = override.key_or_group
+        if override.is_sweep_override():
+            raise InvalidInput(f"{field}: {override.input_line!r} is a sweep; it belongs into hydra.sweeper.params")
+        if key in taken:
+            raise InvalidInput(f"{key}: the cases of this experiment set it, and so nothing else can; see {field}")
+    return list(texts)
