@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check install clean
+.PHONY: help demo test check bench bench-check install clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -26,6 +26,13 @@ check: install  ## lint, format and type checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: install  ## measure what sharing costs, into results/benchmarks (minutes; leave the machine alone)
+	$(BIN)/python -m rpg_bench.benchmarks
+	$(BIN)/python -m rpg_bench.benchmarks short=true
+
+bench-check: install  ## compare the short form's ratios with the recorded ones (about a minute)
+	$(BIN)/python -m rpg_bench.benchmarks check
 
 clean:  ## remove .venv and caches; never records or runs
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

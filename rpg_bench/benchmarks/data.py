@@ -1,0 +1,115 @@
+"""`data`: images per second of the pipeline, and whole training loops against bare steps."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+from rpg_bench.benchmarks.networks import SMALL, random_batch, resnet18, training_step
+from rpg_bench.benchmarks.result import HIGHER, Figure, Result, Settings
+from rpg_bench.benchmarks.synthetic import synthetic_data
+from rpg_bench.benchmarks.timing import Contestant, Ratio, Times, in_turn
+from rpg_bench.benchmarks.trainers import WORKERS, plain_loop, whole_trainer
+from rpg_bench.benchmarks.yardstick import share_layer_by_layer
+from rpg_bench.datasets import Batches
+from rpg_bench.sharing import share
+
+TITLE = "Data path and whole training loops of ResNet18"
+PIPELINE_BOUND = 20.0  # times the images per second that the step consumes, at least
+EPOCH_BOUND = 1.08  # times the bare steps, at most
+PLAIN_BOUND = 2.5  # times as long as ours, at least, for the plain loop
+BATCH_SIZE = 128
+
+
+def run(settings: Settings) -> Result:
+    """The pipeline against a step; then a whole epoch against its bare steps, and against a plain loop."""
+    figures, times = _pipeline(settings)
+    if not settings.short:
+        for found_figures, found_times in (_epoch(settings), _plain(settings)):
+            figures += found_figures
+            times |= found_times
+    details = {
+        "network": "resnet18",
+        "batch_size": BATCH_SIZE,
+        "images": "noise with CIFAR-100's shape; crop with 4 pixels of padding, flip, normalise",
+        "plain loop": f"float32, PIL transforms in {WORKERS} worker processes, a loss read after every step",
+        "epoch": "one call of the trainer: steps, evaluation of 16 images, one checkpoint",
+    }
+    return Result(tuple(figures), times, details)
+
+
+def _pipeline(settings: Settings) -> tuple[list[Figure], dict[str, Times]]:
+    batches = _endless(synthetic_data(10_000 if settings.short else 50_000, BATCH_SIZE, settings.device).train)
+    contestants: dict[str, Contestant] = {"pipeline batch": lambda: next(batches)}
+    # The short form's step has a quarter of the images: a figure to compare with itself, not with the bound.
+    images, labels = random_batch(BATCH_SIZE // (4 if settings.short else 1), settings.device)
+    for stem in ("half",) if settings.short else ("half", "cifar"):
+        contestants[f"{stem} step"] = training_step(resnet18(stem, settings.device), images, labels)
+    times = in_turn(contestants, settings.device, rounds=settings.rounds(15, 8))
+    figures = [
+        Figure.ratio(
+            f"{stem} images per second of the pipeline alone",
+            Ratio.of(times[f"{stem} step"], times["pipeline batch"]),
+            "x those of the step",
+            better=HIGHER,
+            bound=None if settings.short else PIPELINE_BOUND,
+        )
+        for stem in ("half", "cifar")
+        if f"{stem} step" in times
+    ]
+    return figures, times
+
+
+def _epoch(settings: Settings) -> tuple[list[Figure], dict[str, Times]]:
+    steps = 20
+    images, labels = random_batch(BATCH_SIZE, settings.device)
+    bare = training_step(share(resnet18("half", settings.device), "rpg_global", SMALL), images, labels)
+
+    def bare_steps() -> None:
+        for _ in range(steps):
+            bare()
+
+    with tempfile.TemporaryDirectory() as folder:
+        data = synthetic_data(BATCH_SIZE * steps, BATCH_SIZE, settings.device)
+        network = share(resnet18("half", settings.device), "rpg_global", SMALL)
+        epoch = whole_trainer(network, data, BATCH_SIZE, settings.device, Path(folder))
+        contestants: dict[str, Contestant] = {"bare steps": bare_steps, "whole trainer": epoch}
+        times = in_turn(contestants, settings.device, rounds=5, warmup=1)
+    ratio = Ratio.of(times["whole trainer"], times["bare steps"])
+    figure = Figure.ratio("half epoch of the whole trainer", ratio, "x its bare steps", bound=EPOCH_BOUND)
+    return [figure], {f"half {steps} {name}": value for name, value in times.items()}
+
+
+def _plain(settings: Settings) -> tuple[list[Figure], dict[str, Times]]:
+    steps = 4
+    with tempfile.TemporaryDirectory() as folder:
+        contestants: dict[str, Contestant] = {}
+        for name in ("dense", "ring 36k"):
+            ours, theirs = resnet18("cifar", settings.device), resnet18("cifar", settings.device)
+            share(ours, "none" if name == "dense" else "rpg_global", None if name == "dense" else SMALL)
+            if name != "dense":
+                share_layer_by_layer(theirs, SMALL)
+            data = synthetic_data(BATCH_SIZE * steps, BATCH_SIZE, settings.device)
+            contestants[f"{name} ours"] = whole_trainer(ours, data, BATCH_SIZE, settings.device, Path(folder) / name)
+            contestants[f"{name} plain"] = plain_loop(theirs, BATCH_SIZE, steps, settings.device)
+        times = in_turn(contestants, settings.device, rounds=3, warmup=1)
+    figures = [
+        Figure.ratio(
+            f"cifar {name}: plain float32 loop",
+            Ratio.of(times[f"{name} plain"], times[f"{name} ours"]),
+            "x our trainer",
+            better=HIGHER,
+            bound=PLAIN_BOUND,
+        )
+        for name in ("dense", "ring 36k")
+    ]
+    return figures, {f"cifar {steps} steps {name}": value for name, value in times.items()}
+
+
+def _endless(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+    for epoch in itertools.count():
+        yield from batches.epoch(epoch)

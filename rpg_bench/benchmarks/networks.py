@@ -1,0 +1,78 @@
+"""The networks that are timed, and one training step of them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rpg_bench.backbones import create_backbone
+from rpg_bench.config import BackboneConfig
+from rpg_bench.sharing import SCHEMES, share
+from rpg_bench.small_maps import use_matrix_products
+
+CLASSES = 100
+IMAGE_SIZE = 32
+SMALL, LARGE = 36_000, 2_359_296  # the rings of the issue: 36k, and one kernel of 512 x 512 x 3 x 3
+BUDGETS = {"36k": SMALL, "2.36M": LARGE}
+
+
+def resnet18(stem: str, device: torch.device, *, direct: bool = False) -> nn.Module:
+    """An untrained ResNet18 for CIFAR-100, the same every time, as the training command holds it.
+
+    That is channels last, and on a CPU with matrix products for small maps, unless `direct`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = create_backbone(
+            BackboneConfig(name="resnet18", stem=stem), classes=CLASSES, channels=3, image_size=IMAGE_SIZE
+        )
+    if device.type == "cpu" and not direct:
+        use_matrix_products(network)
+    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
+
+
+def rings(stem: str, device: torch.device) -> Iterator[tuple[str, nn.Module]]:
+    """ResNet18 through one ring: both budgets, entry by entry and, where there is such an option, by blocks."""
+    for budget, dof in BUDGETS.items():
+        for name, options in ring_options().items():
+            yield f"rpg_global {budget}{name}", share(resnet18(stem, device), "rpg_global", dof, **options)
+
+
+def ring_options() -> dict[str, dict[str, Any]]:
+    """The options that rings are measured with, by what is added to their names."""
+    by_blocks = any(field.name == "block" for field in dataclasses.fields(SCHEMES["rpg_global"]))  # type: ignore[arg-type]
+    return {"": {}, " block=16": {"block": 16}} if by_blocks else {"": {}}
+
+
+def random_batch(size: int, device: torch.device, image_size: int = IMAGE_SIZE) -> tuple[Tensor, Tensor]:
+    """Images of noise, channels last, and labels."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(size, 3, image_size, image_size, generator=generator)
+    labels = torch.randint(CLASSES, (size,), generator=generator)
+    return images.to(device, memory_format=torch.channels_last), labels.to(device)
+
+
+def training_step(network: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], None]:
+    """Return one step of SGD with Nesterov momentum in bfloat16, on the same batch every time."""
+    network.train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+    def step() -> None:
+        with autocast(images.device):
+            logits = network(images)
+        nn.functional.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def autocast(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Products and convolutions in bfloat16."""
+    return torch.autocast(device.type, torch.bfloat16)

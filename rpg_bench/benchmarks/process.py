@@ -1,0 +1,98 @@
+"""Memory of this process, and measurements that need a process of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rpg_bench.errors import Failed
+
+
+def resident() -> int:
+    """Bytes of memory that this process has now; before Linux could say so, the most that it had."""
+    return _status("VmRSS") or _most()
+
+
+def reset_peak() -> None:
+    """Let `peak` count from here, where the system can (Linux)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def peak() -> int:
+    """The most bytes of memory that this process had since `reset_peak`."""
+    return _status("VmHWM") or _most()
+
+
+def available() -> int:
+    """Bytes of memory that could be had now without swapping; half of all memory where that is not known."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def table_bytes(module: nn.Module) -> int:
+    """Bytes of all tensors that a module holds beside its parameters, in whatever container."""
+    parameters = {id(parameter) for parameter in module.parameters()}
+    found = {id(t): t.nbytes for value in vars(module).values() for t in _tensors(value) if id(t) not in parameters}
+    return sum(found.values())
+
+
+def in_a_process(module: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Run `python -m rpg_bench.benchmarks.MODULE` and return the JSON object that it prints last.
+
+    Raises:
+        Failed: it did not end well.
+    """
+    command = [sys.executable, "-m", f"rpg_bench.benchmarks.{module}", json.dumps(arguments)]
+    alike = {**environment(), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    done = subprocess.run(command, env=alike, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise Failed(f"{module} {arguments}: {reason[0]}")
+    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return answer
+
+
+def environment() -> dict[str, str]:
+    """This process's environment, in which the same package is found from any directory."""
+    root = str(Path(__file__).resolve().parents[2])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [tensor for entry in value for tensor in _tensors(entry)] if isinstance(value, (list, tuple)) else []
+
+
+def _status(key: str) -> int:
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{key}:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def _most() -> int:
+    # Linux counts in KiB, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
