@@ -31,6 +31,7 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
     other_dof: str | int | None = None  # another valid budget, None where there is none
     seeded: bool = True  # whether the seed changes what is fixed
+    folds: bool = True  # whether `materialize` gives an ordinary network
     starts_anew: bool = True  # whether the free parameters are drawn from the seed, not taken from the network
     networks: tuple[str, ...] = tuple(NETWORKS)
 
@@ -49,6 +50,7 @@ CASES = [
     Case("hashed", "25%", other_dof="26%"),
     Case("lowrank", "70%", other_dof="90%", seeded=False),
     Case("lors", "70%", other_dof="90%", seeded=False, networks=("vit",)),
+    Case("lors_adaptive", "70%", other_dof="90%", seeded=False, folds=False, networks=("vit",)),
     Case("tied", seeded=False, networks=("vit",)),
     Case("rpg_lors", "40%", other_dof="41%"),
     Case("rpg_lors", "30%", {"tie": False, "residual": 0.5}, other_dof="31%", networks=("resnet",)),
@@ -64,6 +66,9 @@ RINGS = ("rpg_global", "rpg_local", "recurrent", "hashed")
 EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=str)
 EVERY_CASE_AND_NETWORK = pytest.mark.parametrize(
     ("case", "network"), [(case, network) for case in CASES for network in case.networks], ids=str
+)
+EVERY_CASE_THAT_FOLDS = pytest.mark.parametrize(
+    ("case", "network"), [(case, network) for case in CASES for network in case.networks if case.folds], ids=str
 )
 
 
@@ -180,7 +185,7 @@ def test_free_and_private_parameters_are_trained_and_nothing_else(case: Case, ne
         assert torch.equal(model.get_buffer(name), buffer)
 
 
-@EVERY_CASE_AND_NETWORK
+@EVERY_CASE_THAT_FOLDS
 def test_a_materialized_model_computes_the_same(case: Case, network: str) -> None:
     model = shared(case, network)
     train_a_step(model)
@@ -199,7 +204,7 @@ def test_a_materialized_model_computes_the_same(case: Case, network: str) -> Non
     assert not torch.equal(next(iter(states(model).values())), next(iter(before.values())))
 
 
-@EVERY_CASE_AND_NETWORK
+@EVERY_CASE_THAT_FOLDS
 def test_a_materialized_model_is_an_ordinary_one(case: Case, network: str) -> None:
     dense, plain = make(network), materialize(shared(case, network))
     assert set(plain.state_dict()) == set(dense.state_dict())
@@ -218,6 +223,16 @@ def test_a_materialized_model_is_an_ordinary_one(case: Case, network: str) -> No
         materialize(plain)
     again = dof_report(share_as(case, plain, case.dof))
     assert again.to_dict() == dof_report(shared(case, network)).to_dict()
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not case.folds], ids=str)
+def test_what_cannot_be_folded_says_so(case: Case) -> None:
+    model = shared(case, case.networks[0])
+    before = states(model)
+    with pytest.raises(InvalidInput, match=rf"{case.scheme} .* cannot be folded into a weight") as caught:
+        materialize(model)
+    assert "\n" not in str(caught.value)
+    assert_same_states(states(model), before)
 
 
 @pytest.mark.parametrize("assign", [False, True])

@@ -8,6 +8,7 @@ plain = materialize(model)
 from rpg_bench.sharing import (  # noqa: F401  (each registers its scheme)
     hashed,
     lors,
+    lors_adaptive,
     lowrank,
     none,
     pruning,

@@ -75,9 +75,14 @@ def share(
             if parametrize.is_parametrized(module, owner.attribute):
                 continue  # the same module under a second name
             parametrize.register_parametrization(module, owner.attribute, _View(sharing, number), unsafe=True)
+    for number in sharing.adapted:
+        for layer in dict.fromkeys(model.get_submodule(owner.module) for owner in plan.slots[number].owners):
+            layer.register_forward_hook(_Adapt(sharing, number), prepend=True, with_kwargs=True)
     model.add_module(ATTRIBUTE, sharing)
     model.register_forward_pre_hook(_begin, prepend=True)
     model.register_forward_hook(_end, always_call=True)
+    if sharing.adapted:
+        model.register_forward_hook(_verify)
     model.register_load_state_dict_pre_hook(_check_fingerprint)  # type: ignore[no-untyped-call]  # torch has no hint
     return model
 
@@ -100,9 +105,14 @@ def materialize(model: Model) -> Model:
     """Return a copy of a shared model as an ordinary module: same outputs, plain state_dict.
 
     Raises:
-        InvalidInput: the model is not shared.
+        InvalidInput: the model is not shared, or what its layers do depends on their input (lors_adaptive).
     """
-    sharing_of(model)
+    for number in sharing_of(model).adapted:
+        plan = sharing_of(model).plan
+        raise InvalidInput(
+            f"sharing: {plan.scheme} adds to {plan.slots[number].name} what depends on the layer's input, which "
+            "cannot be folded into a weight; use the shared model itself"
+        )
     plain = copy.deepcopy(model)
     sharing = sharing_of(plain)
     with torch.no_grad():
@@ -162,12 +172,30 @@ class _View(nn.Module):
         return ()
 
 
+class _Adapt:
+    """The forward hook of a layer: what the model's `Sharing` makes of its output.
+
+    An object, not a closure: a deep copy of the model refers to the copied `Sharing`.
+    """
+
+    def __init__(self, sharing: Sharing, number: int) -> None:
+        self.sharing, self.number = sharing, number
+
+    def __call__(self, layer: nn.Module, given: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> Tensor:
+        features = given[0] if given else named["input"]
+        return self.sharing.adapt(self.number, layer, features, output)
+
+
 def _begin(model: nn.Module, _: Any) -> None:
     sharing_of(model).begin()
 
 
 def _end(model: nn.Module, _: Any, __: Any) -> None:
     sharing_of(model).end()
+
+
+def _verify(model: nn.Module, _: Any, __: Any) -> None:
+    sharing_of(model).verify()
 
 
 def _check_fingerprint(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,6 @@ GROUPS = {
     "attn": (1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 4, 6),
     "mlp": (6, 4, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1),
 }
-DEFAULT_RANK = 32
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,7 @@ class Lors(Scheme):
     """
 
     source = "LORS, arXiv 2403.04303"
+    default_rank: ClassVar[int] = 32
 
     rank: int | None = None
     groups: Mapping[str, Any] = field(default_factory=lambda: {"attn": None, "mlp": None})
@@ -69,23 +69,31 @@ class Lors(Scheme):
         stacks, alone = stacks_of(slots, self.name)
         patterns = [self._pattern(stack) for stack in stacks]
 
-        def ranks(base: int) -> tuple[tuple[int, ...], ...]:
-            return tuple(tuple(base * group for group in pattern) for pattern in patterns)
-
-        def count(base: int) -> int:
-            return stacked_dof(slots, stacks, ranks(base), alone)
+        def planned(base: int) -> StackPlan:
+            return self._planned(slots, seed, stacks, patterns, alone, base)
 
         if dof is None:
-            base = DEFAULT_RANK if self.rank is None else self.rank
-        else:
-            if self.rank is not None:
-                raise InvalidInput(f"sharing.rank: {self.rank} and dof {dof} both fix the size; leave one out")
-            budget = parse_dof(dof, total_size(slots))
-            check_range(budget, *self.range(slots), self.name)
-            base = _largest(count, budget)
-        return StackPlan(
-            self.name, tuple(slots), count(base), seed, {**self.options(), "rank": base}, alone, stacks, ranks(base)
-        )
+            return planned(self.default_rank if self.rank is None else self.rank)
+        if self.rank is not None:
+            raise InvalidInput(f"sharing.rank: {self.rank} and dof {dof} both fix the size; leave one out")
+        budget = parse_dof(dof, total_size(slots))
+        check_range(budget, *self.range(slots), self.name)
+        return planned(_largest(lambda base: planned(base).dof, budget))
+
+    def _planned(
+        self,
+        slots: Sequence[Slot],
+        seed: int,
+        stacks: tuple[Stack, ...],
+        patterns: Sequence[Sequence[int]],
+        alone: tuple[int, ...],
+        base: int,
+    ) -> StackPlan:
+        """The plan for a base rank."""
+        ranks = tuple(tuple(base * group for group in pattern) for pattern in patterns)
+        dof = stacked_dof(slots, stacks, ranks, alone)
+        options = {**self.options(), "rank": base}
+        return StackPlan(self.name, tuple(slots), dof, seed, options, alone, stacks, ranks)
 
     def build(self, plan: Plan, model: nn.Module, batches: Batches | None = None) -> Sharing:
         assert isinstance(plan, StackPlan)

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -107,6 +107,18 @@ class Sharing(nn.Module, ABC):
     @abstractmethod
     def produce_slot(self, number: int) -> Tensor:
         """Return the slot of that number; the same values and gradients as in `produce`."""
+
+    @property
+    def adapted(self) -> Collection[int]:
+        """Numbers of the slots to whose layers' outputs `adapt` adds something that depends on their input."""
+        return ()
+
+    def adapt(self, number: int, layer: nn.Module, features: Tensor, output: Tensor) -> Tensor:
+        """Return what a layer puts out instead of `output`, its own product of slot `number` and `features`."""
+        return output
+
+    def verify(self) -> None:
+        """Called behind a root module's forward pass where slots are adapted; may raise InvalidInput."""
 
     def forward(self, features: Any) -> Any:
         """Pass through: a shared `nn.Sequential` runs this module as its last layer."""

@@ -11,12 +11,16 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from rpg_bench.errors import InvalidInput, unknown
+from rpg_bench.small_maps import SmallMapConv2d
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 # A first convolution inside one of these top-level children makes the whole child the stem
 # ("deep" stems have three convolutions).
 STEM_NAMES = ("conv1", "stem", "patch_embed")
+
+# The forward passes of layers that multiply by their weight and do nothing else with it.
+_LAYER_PASSES = {layer.forward for layer in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, SmallMapConv2d)}
 
 ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
@@ -37,6 +41,7 @@ class Slot:
     kind: str  # "conv", "linear" or "other" (an embedding or table that the user included)
     std: float  # standard deviation at which the layer's own initialiser starts it
     owners: tuple[Owner, ...]
+    in_layers: bool = False  # whether each owner is a linear layer or convolution that applies it in its own forward
 
     @property
     def size(self) -> int:
@@ -95,6 +100,7 @@ def find_slots(model: nn.Module, include: Iterable[str] = (), exclude: Iterable[
                 kind=kind,
                 std=initial_std(parameter, kind, groups),
                 owners=tuple(Owner(*_split(alias)) for alias in aliases),
+                in_layers=all(_is_layer_weight(model, *_split(alias)) for alias in aliases),
             )
         )
     if len({parameters[slot.name].dtype for slot in slots}) > 1:
@@ -159,6 +165,14 @@ def _weight_kinds(model: nn.Module) -> dict[str, tuple[str, int]]:
         elif isinstance(module, nn.MultiheadAttention):
             kinds.update({f"{prefix}{attribute}": ("linear", 1) for attribute in ATTENTION_WEIGHTS})
     return kinds
+
+
+def _is_layer_weight(model: nn.Module, path: str, attribute: str) -> bool:
+    """Whether it is the weight of a layer that does what its base class does, and is called to do so."""
+    layer = model.get_submodule(path)
+    if isinstance(layer, nn.modules.linear.NonDynamicallyQuantizableLinear):
+        return False  # of nn.MultiheadAttention, which reads its weight
+    return attribute == "weight" and type(layer).forward in _LAYER_PASSES
 
 
 def _stem_weights(model: nn.Module) -> set[str]:
