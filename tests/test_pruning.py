@@ -169,8 +169,9 @@ def test_hashed_draws_buckets_of_each_layer_with_replacement() -> None:
     model = share(network(), "hashed", "25%")
     sharing = sharing_of(model)
     start = 0
-    for number, ring in enumerate(sharing.plan.rings):
-        piece = sharing.index[sharing._bounds[number] : sharing._bounds[number + 1]].numpy() % sharing.plan.dof
+    sizes = [slot.size for slot in sharing.plan.slots]
+    pieces = np.split(sharing.plan.signed_index() % sharing.plan.dof, np.cumsum(sizes)[:-1])
+    for piece, ring in zip(pieces, sharing.plan.rings, strict=True):
         assert piece.min() >= start
         assert piece.max() < start + ring.dof
         assert len(np.unique(piece)) > 0.5 * ring.dof

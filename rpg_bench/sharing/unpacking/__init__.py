@@ -1,0 +1,32 @@
+"""The tables behind a ring, and the operation that reads them."""
+
+from __future__ import annotations
+
+from rpg_bench.sharing.unpacking.layout import Layout
+from rpg_bench.sharing.unpacking.native import available
+from rpg_bench.sharing.unpacking.operations import number_of, unpack
+from rpg_bench.sharing.unpacking.tables import (
+    BLOCK,
+    BlockTable,
+    LookUpTable,
+    SortedTable,
+    Table,
+    TorchTable,
+    TwoPassTable,
+    signed_words,
+)
+
+__all__ = [
+    "BLOCK",
+    "BlockTable",
+    "Layout",
+    "LookUpTable",
+    "SortedTable",
+    "Table",
+    "TorchTable",
+    "TwoPassTable",
+    "available",
+    "number_of",
+    "signed_words",
+    "unpack",
+]

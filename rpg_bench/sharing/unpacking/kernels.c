@@ -1,0 +1,233 @@
+// Unpacking a ring into slots, and folding the slots' gradients into the ring's, on a CPU.
+//
+// Built at first use by the machine's own compiler (see native.py). Each function does the part of the
+// work that its last two arguments name, [first, last), so that the caller can divide it over threads;
+// no result depends on how it was divided. All return 0, or something else if there was no memory.
+//
+// A chunk is a run of at most 65536 scalars of one slot, in the order of memory. `starts` holds the
+// position of each chunk in all slots together and, at its end, their size. `data` points to each
+// chunk's scalars, `scale` is each chunk's c. Values are float32 or bfloat16, sums are float32.
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SIGN 0x80000000u
+#define ENTRY 0x7fffffffu
+
+static inline uint32_t bits(float value) { uint32_t word; memcpy(&word, &value, 4); return word; }
+static inline float number(uint32_t word) { float value; memcpy(&value, &word, 4); return value; }
+
+typedef uint32_t float32;
+typedef uint16_t bfloat16;
+static inline float32 to_float32(uint32_t word) { return word; }
+static inline uint32_t from_float32(float32 value) { return value; }
+// Rounds to nearest, ties to even; a NaN stays one.
+static inline bfloat16 to_bfloat16(uint32_t word) {
+    uint32_t rounded = (word + 0x7fff + ((word >> 16) & 1)) >> 16;
+    return (word & ENTRY) > 0x7f800000u ? (word >> 16) | 0x40 : rounded;
+}
+static inline uint32_t from_bfloat16(bfloat16 value) { return (uint32_t)value << 16; }
+
+// ---- Small rings: a look-up for each position ------------------------------------------------------
+// words[position]: entry of the ring, the sign in the highest bit.
+
+#define LOOK_UP(KIND)                                                                                          \
+    int gather_##KIND(const uint32_t *words, const int64_t *starts, KIND *const *data, const float *scale,    \
+                       const float *ring, int64_t first, int64_t last) {                                       \
+        for (int64_t chunk = first; chunk < last; chunk++) {                                                   \
+            const uint32_t *word = words + starts[chunk];                                                      \
+            const int64_t size = starts[chunk + 1] - starts[chunk];                                            \
+            KIND *out = data[chunk];                                                                           \
+            const float c = scale[chunk];                                                                      \
+            for (int64_t i = 0; i < size; i++)                                                                 \
+                out[i] = to_##KIND(bits(c * ring[word[i] & ENTRY]) ^ (word[i] & SIGN));                        \
+        }                                                                                                      \
+        return 0;                                                                                              \
+    }                                                                                                          \
+    /* Adds part number `first`..`last` of the chunks to sums[part], each part to a ring of its own. */        \
+    int scatter_##KIND(const uint32_t *words, const int64_t *starts, KIND *const *data, const float *scale,   \
+                        float *sums, int64_t dof, const int64_t *parts, int64_t first, int64_t last) {         \
+        for (int64_t part = first; part < last; part++) {                                                      \
+            float *sum = sums + part * dof;                                                                    \
+            memset(sum, 0, dof * sizeof(float));                                                               \
+            for (int64_t chunk = parts[part]; chunk < parts[part + 1]; chunk++) {                              \
+                const uint32_t *word = words + starts[chunk];                                                  \
+                const int64_t size = starts[chunk + 1] - starts[chunk];                                        \
+                const KIND *gradient = data[chunk];                                                            \
+                const float c = scale[chunk];                                                                  \
+                if (!gradient) continue;                                                                       \
+                for (int64_t i = 0; i < size; i++)                                                             \
+                    sum[word[i] & ENTRY] += c * number(from_##KIND(gradient[i]) ^ (word[i] & SIGN));           \
+            }                                                                                                  \
+        }                                                                                                      \
+        return 0;                                                                                              \
+    }
+LOOK_UP(float32)
+LOOK_UP(bfloat16)
+
+// The parts' sums, entry by entry, in the order of the parts; into the first.
+int merge(float *sums, int64_t dof, int64_t parts, int64_t first, int64_t last) {
+    for (int64_t part = 1; part < parts; part++)
+        for (int64_t entry = first; entry < last; entry++) sums[entry] += sums[part * dof + entry];
+    return 0;
+}
+
+// ---- Large rings: two passes, none of which jumps about in more than a cache holds -----------------
+// First pass, in the order of the ring: each use of an entry is appended to the bucket of its chunk.
+// uses: chunk number (14 bits), whether the use is the first of the next entry, sign (highest bit);
+// UNUSED steps over an entry without a use. Second pass, chunk by chunk: places[i] is where the i-th of
+// the bucket belongs. The backward runs the passes in opposite order.
+
+#define CHUNK 0x3fffu
+#define NEXT 0x4000u
+#define NEGATIVE 0x8000u
+#define UNUSED 0xffffu
+
+static int64_t *copied(const int64_t *from, int64_t count) {
+    int64_t *copy = malloc(count * sizeof(int64_t));
+    if (copy) memcpy(copy, from, count * sizeof(int64_t));
+    return copy;
+}
+
+// Ranges of the ring: range r has entries range_entries[r].. and uses range_uses[r].., and finds bucket k
+// filled up to range_fill[r * chunks + k].
+#define TWO_PASSES(KIND)                                                                                       \
+    int deal_##KIND(const uint16_t *uses, const int64_t *range_uses, const int64_t *range_entries,             \
+                    const int64_t *range_fill, int64_t chunks, const float *scale, const float *ring,          \
+                    KIND *buckets, int64_t first, int64_t last) {                                              \
+        int64_t *fill = copied(range_fill + first * chunks, chunks);                                           \
+        if (!fill) return 1;                                                                                   \
+        const float *entry = ring + range_entries[first] - 1;                                                  \
+        for (int64_t i = range_uses[first]; i < range_uses[last]; i++) {                                       \
+            const uint32_t use = uses[i];                                                                      \
+            entry += (use >> 14) & 1;                                                                          \
+            if (use == UNUSED) continue;                                                                       \
+            const uint32_t chunk = use & CHUNK;                                                                \
+            buckets[fill[chunk]++] = to_##KIND(bits(scale[chunk] * *entry) ^ ((use & NEGATIVE) << 16));        \
+        }                                                                                                      \
+        free(fill);                                                                                            \
+        return 0;                                                                                              \
+    }                                                                                                          \
+    int place_##KIND(const uint16_t *places, const int64_t *starts, KIND *const *data, const KIND *buckets,   \
+                      int64_t first, int64_t last) {                                                           \
+        for (int64_t chunk = first; chunk < last; chunk++) {                                                   \
+            KIND *out = data[chunk];                                                                           \
+            for (int64_t i = starts[chunk]; i < starts[chunk + 1]; i++) out[places[i]] = buckets[i];           \
+        }                                                                                                      \
+        return 0;                                                                                              \
+    }                                                                                                          \
+    int collect_##KIND(const uint16_t *places, const int64_t *starts, KIND *const *data, KIND *buckets,       \
+                        int64_t first, int64_t last) {                                                         \
+        for (int64_t chunk = first; chunk < last; chunk++) {                                                   \
+            const KIND *gradient = data[chunk];                                                                \
+            if (!gradient) memset(buckets + starts[chunk], 0, (starts[chunk + 1] - starts[chunk]) * sizeof(KIND)); \
+            else                                                                                               \
+                for (int64_t i = starts[chunk]; i < starts[chunk + 1]; i++) buckets[i] = gradient[places[i]];  \
+        }                                                                                                      \
+        return 0;                                                                                              \
+    }                                                                                                          \
+    int fold_##KIND(const uint16_t *uses, const int64_t *range_uses, const int64_t *range_entries,             \
+                    const int64_t *range_fill, int64_t chunks, const float *scale, float *sums,                \
+                    const KIND *buckets, int64_t first, int64_t last) {                                        \
+        int64_t *fill = copied(range_fill + first * chunks, chunks);                                           \
+        if (!fill) return 1;                                                                                   \
+        memset(sums + range_entries[first], 0, (range_entries[last] - range_entries[first]) * sizeof(float));  \
+        float *entry = sums + range_entries[first] - 1;                                                        \
+        for (int64_t i = range_uses[first]; i < range_uses[last]; i++) {                                       \
+            const uint32_t use = uses[i];                                                                      \
+            entry += (use >> 14) & 1;                                                                          \
+            if (use == UNUSED) continue;                                                                       \
+            const uint32_t chunk = use & CHUNK;                                                                \
+            *entry += scale[chunk] * number(from_##KIND(buckets[fill[chunk]++]) ^ ((use & NEGATIVE) << 16));   \
+        }                                                                                                      \
+        free(fill);                                                                                            \
+        return 0;                                                                                              \
+    }
+TWO_PASSES(float32)
+TWO_PASSES(bfloat16)
+
+// Positions sorted by entry. `next`, zero at first, has dof + 1 counters; `order` gets the sign too.
+int sort_by_entry(const uint32_t *words, int64_t total, int64_t dof, uint32_t *next, uint32_t *order) {
+    for (int64_t i = 0; i < total; i++) next[(words[i] & ENTRY) + 1]++;
+    for (int64_t entry = 0; entry < dof; entry++) next[entry + 1] += next[entry];
+    for (int64_t i = 0; i < total; i++) order[next[words[i] & ENTRY]++] = (uint32_t)i | (words[i] & SIGN);
+    // next[entry] is now where the entry's uses end.
+    return 0;
+}
+
+// The two passes' tables from sorted positions. Returns the number of uses, unused entries included.
+// chunk_near[position >> 10] is the chunk in which that run of 1024 positions begins.
+int64_t make_passes(const uint32_t *order, const uint32_t *ends, int64_t dof, const int64_t *starts, int64_t chunks,
+                    const uint16_t *chunk_near, int64_t ranges, uint16_t *uses, uint16_t *places,
+                    int64_t *range_uses, int64_t *range_entries, int64_t *range_fill) {
+    int64_t *fill = copied(starts, chunks), count = 0, i = 0, range = 0;
+    if (!fill) return -1;
+    for (int64_t entry = 0; entry <= dof; entry++) {
+        while (range <= ranges && entry == dof * range / ranges) {
+            range_uses[range] = count;
+            range_entries[range] = entry;
+            memcpy(range_fill + range++ * chunks, fill, chunks * sizeof(int64_t));
+        }
+        if (entry == dof) break;
+        uint32_t next = NEXT;
+        if (i == ends[entry]) uses[count++] = UNUSED;
+        for (; i < ends[entry]; i++) {
+            const int64_t position = order[i] & ENTRY;
+            int64_t chunk = chunk_near[position >> 10];
+            while (position >= starts[chunk + 1]) chunk++;
+            uses[count++] = (uint16_t)(chunk | next | (order[i] >> 31 << 15));
+            places[fill[chunk]++] = (uint16_t)(position - starts[chunk]);
+            next = 0;
+        }
+    }
+    free(fill);
+    return count;
+}
+
+// ---- Blocks of 16 entries: whole cache lines move --------------------------------------------------
+// blocks[i]: which 16 entries the i-th 16 positions of a slot take; signs[i]: a bit for each of them.
+// slot_blocks: number of each slot's first block; slot_size: its scalars (the last block may be short).
+
+#define BLOCKS(KIND)                                                                                           \
+    static inline void write_##KIND(KIND *out, const float *entry, uint32_t sign, float c, int64_t count) {    \
+        for (int64_t lane = 0; lane < count; lane++)                                                           \
+            out[lane] = to_##KIND(bits(c * entry[lane]) ^ (sign >> lane & 1) << 31);                           \
+    }                                                                                                          \
+    static inline void add_##KIND(float *sum, const KIND *gradient, uint32_t sign, float c, int64_t count) {   \
+        for (int64_t lane = 0; lane < count; lane++)                                                           \
+            sum[lane] += c * number(from_##KIND(gradient[lane]) ^ (sign >> lane & 1) << 31);                   \
+    }                                                                                                          \
+    int gather_blocks_##KIND(const uint32_t *blocks, const uint16_t *signs, const int64_t *slot_blocks,       \
+                              const int64_t *slot_size, KIND *const *data, const float *scale,                 \
+                              const float *ring, const int64_t *parts, int64_t first, int64_t last) {          \
+        int64_t slot = 0;                                                                                      \
+        for (int64_t block = parts[first]; block < parts[last]; block++) {                                     \
+            while (block >= slot_blocks[slot + 1]) slot++;                                                     \
+            const int64_t offset = 16 * (block - slot_blocks[slot]), left = slot_size[slot] - offset;          \
+            const float *entry = ring + 16 * (int64_t)blocks[block];                                           \
+            if (left >= 16) write_##KIND(data[slot] + offset, entry, signs[block], scale[slot], 16);           \
+            else write_##KIND(data[slot] + offset, entry, signs[block], scale[slot], left);                    \
+        }                                                                                                      \
+        return 0;                                                                                              \
+    }                                                                                                          \
+    /* order: numbers of the blocks sorted by the ring's block, whose uses end at ends[ring block]. */         \
+    int fold_blocks_##KIND(const uint32_t *order, const uint16_t *slot_of, const uint32_t *ends,              \
+                            const uint16_t *signs, const int64_t *slot_blocks, const int64_t *slot_size,       \
+                            KIND *const *data, const float *scale, float *sums, int64_t first, int64_t last) { \
+        int64_t i = first ? ends[first - 1] : 0;                                                               \
+        for (int64_t entry = first; entry < last; entry++) {                                                   \
+            float sum[16] = {0};                                                                               \
+            for (; i < ends[entry]; i++) {                                                                     \
+                const int64_t block = order[i], slot = slot_of[i];                                             \
+                const int64_t offset = 16 * (block - slot_blocks[slot]), left = slot_size[slot] - offset;      \
+                if (!data[slot]) continue;                                                                     \
+                if (left >= 16) add_##KIND(sum, data[slot] + offset, signs[block], scale[slot], 16);           \
+                else add_##KIND(sum, data[slot] + offset, signs[block], scale[slot], left);                    \
+            }                                                                                                  \
+            memcpy(sums + 16 * entry, sum, sizeof sum);                                                        \
+        }                                                                                                      \
+        return 0;                                                                                              \
+    }
+BLOCKS(float32)
+BLOCKS(bfloat16)
