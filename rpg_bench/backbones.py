@@ -73,7 +73,7 @@ def default_patch_size(image_size: int) -> int:
     return next(size for size in range(largest, 0, -1) if image_size % size == 0)
 
 
-def idle_taps(model: nn.Module, channels: int, image_size: int) -> tuple[int, int]:
+def idle_taps(model: nn.Module, channels: int, image_size: int, field: str = "dataset.image_size") -> tuple[int, int]:
     """Count the scalars of 2d convolution kernels that never meet data at this image size.
 
     A tap is idle if it falls on padding at every output position. Any comparison of DoF is
@@ -81,9 +81,12 @@ def idle_taps(model: nn.Module, channels: int, image_size: int) -> tuple[int, in
 
     Returns:
         Idle scalars, and scalars of all kernels.
+
+    Raises:
+        InvalidInput: the network cannot take images of this size, which `field` asked for.
     """
     idle = scalars = 0
-    for _, layer, height, width in _convolutions(model, channels, image_size):
+    for _, layer, height, width in _convolutions(model, channels, image_size, field):
         taps = math.prod(layer.kernel_size)
         pairs = layer.out_channels * layer.in_channels // layer.groups
         busy = _busy_taps(layer, 0, height) * _busy_taps(layer, 1, width)
@@ -91,7 +94,9 @@ def idle_taps(model: nn.Module, channels: int, image_size: int) -> tuple[int, in
     return idle, scalars
 
 
-def undefined_in_cpu_bf16(model: nn.Module, channels: int, image_size: int) -> list[str]:
+def undefined_in_cpu_bf16(
+    model: nn.Module, channels: int, image_size: int, field: str = "dataset.image_size"
+) -> list[str]:
     """Name the convolutions whose weight gradient oneDNN leaves partly unset in bfloat16.
 
     Seen with torch 2.14 on a CPU with AVX-512 BF16: a strided kernel over a single pixel, where the
@@ -99,13 +104,15 @@ def undefined_in_cpu_bf16(model: nn.Module, channels: int, image_size: int) -> l
     """
     return [
         name
-        for name, layer, height, width in _convolutions(model, channels, image_size)
+        for name, layer, height, width in _convolutions(model, channels, image_size, field)
         if max(height, width) == 1 and max(layer.stride) > 1 and max(layer.kernel_size) > 1
         if not isinstance(layer, SmallMapConv2d)  # does not go through oneDNN's convolution
     ]
 
 
-def _convolutions(model: nn.Module, channels: int, image_size: int) -> list[tuple[str, nn.Conv2d, int, int]]:
+def _convolutions(
+    model: nn.Module, channels: int, image_size: int, field: str
+) -> list[tuple[str, nn.Conv2d, int, int]]:
     """Every 2d convolution that an image reaches, with its name and its input's height and width."""
     found: list[tuple[str, nn.Conv2d, int, int]] = []
 
@@ -120,7 +127,7 @@ def _convolutions(model: nn.Module, channels: int, image_size: int) -> list[tupl
             model.eval()(torch.zeros(1, channels, image_size, image_size, device=reference.device))
     except Exception as error:  # networks fail at small images each in their own way
         raise InvalidInput(
-            f"dataset.image_size: the network cannot take {image_size}x{image_size} pixels: {_one_line(error)}"
+            f"{field}: the network cannot take {image_size}x{image_size} pixels: {_one_line(error)}"
         ) from None
     finally:
         model.train(training)

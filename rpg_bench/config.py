@@ -109,6 +109,7 @@ class RecipeConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     stem: Optional[str] = None  # the ResNet stem that the recipe was made for
+    train_sizes: list[int] = field(default_factory=list)  # sides of training images, over equal parts of the run
     label_smoothing: float = 0.0
     clip_norm: Optional[float] = None  # of the gradient of all trained parameters together
     ema_decay: Optional[float] = None  # of the averaged weights that are evaluated; None: no average
@@ -222,6 +223,8 @@ def validate(config: TrainConfig) -> None:
     _at_least("recipe.accumulate", recipe.accumulate, 1)
     _at_least("dataset.image_size", config.dataset.image_size, 1)
     _at_least("dataset.workers", config.dataset.workers, 0)
+    for size in recipe.train_sizes:
+        _within("recipe.train_sizes", size, 1, config.dataset.image_size)
     _within("recipe.label_smoothing", recipe.label_smoothing, 0.0, 1.0, open_end=True)
     _within("recipe.schedule.peak", schedule.peak, 0.0, 1.0)
     _within("recipe.schedule.final", schedule.final, 0.0, 1.0)

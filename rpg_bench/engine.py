@@ -138,7 +138,7 @@ class Trainer:
         self.sharing.before_step(position.step, self.steps)
         for part in range(recipe.accumulate):
             images, labels = next(batches)
-            images = images.to(memory_format=self.memory_format)
+            images = self._resized(images).to(memory_format=self.memory_format)
             last = part + 1 == recipe.accumulate
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
                 with self._autocast():
@@ -163,6 +163,16 @@ class Trainer:
             self.average.update(self.plain)
         self._unchecked = (position.step, self.sums[0].clone())  # of all parts of the batch
         position.step += 1
+
+    def _resized(self, images: Tensor) -> Tensor:
+        """Training images at the side that is due: small ones first cost less and lose little."""
+        sizes = self.config.recipe.train_sizes
+        if not sizes:
+            return images
+        side = sizes[self.position.step * len(sizes) // self.steps]
+        if side == images.shape[-1]:
+            return images
+        return nn.functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
 
     def _close_epoch(self) -> dict[str, Any]:
         """Evaluate, and turn the epoch's sums into a row of the history."""

@@ -86,17 +86,19 @@ def check_taps(config: TrainConfig, model: nn.Module, data: Data, accelerator: A
     Raises:
         InvalidInput: their gradients would be undefined on this device.
     """
+    side = min([data.image_size, *config.recipe.train_sizes])
+    field = "dataset.image_size" if side == data.image_size else "recipe.train_sizes"
     if config.recipe.precision == "bf16" and accelerator.device.type == "cpu":
-        undefined = undefined_in_cpu_bf16(model, data.channels, data.image_size)
+        undefined = undefined_in_cpu_bf16(model, data.channels, side, field)
         if undefined:
             raise InvalidInput(
                 f"recipe.precision: bf16 on a CPU leaves gradients of {undefined[0]} undefined, a strided convolution "
                 "over a single pixel; use recipe.precision=fp32, backbone.stem=cifar, or larger images"
             )
-    idle, scalars = idle_taps(model, data.channels, data.image_size)
+    idle, scalars = idle_taps(model, data.channels, side, field)
     if idle:
         display.say(
-            f"warning: at {data.image_size}x{data.image_size} pixels {idle:,} of {scalars:,} convolution weights never "
+            f"warning: at {side}x{side} pixels {idle:,} of {scalars:,} convolution weights never "
             "meet data, which favours small rings; use backbone.stem=cifar or half, or larger images"
         )
 

@@ -10,10 +10,11 @@ import timm
 import torch
 from runner import TINY, assert_same, composed, configured, final_state, finish, only_record, start, train_tiny, untimed
 
-from rpg_bench import share
+from rpg_bench import InvalidInput, share
 from rpg_bench.backbones import create_backbone
 from rpg_bench.config import AugmentConfig, TrainConfig
 from rpg_bench.datasets import load_data
+from rpg_bench.engine import Trainer
 from rpg_bench.train import train
 
 
@@ -185,3 +186,30 @@ def test_the_command_trains_in_an_empty_directory(tmp_path: Path) -> None:
     assert out.startswith("run ")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results", "runs"]
     assert only_record(tmp_path)["status"] == "finished"
+
+
+def test_training_sizes_follow_one_another_and_are_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+    resized = Trainer._resized
+
+    def watched(trainer: Trainer, images: torch.Tensor) -> torch.Tensor:
+        made = resized(trainer, images)
+        seen.append((trainer.position.step, made.shape[-1]))
+        return made
+
+    monkeypatch.setattr(Trainer, "_resized", watched)
+    train_tiny("recipe.epochs=3", "recipe.train_sizes=[5,6,8]")
+    steps = len(seen)
+    assert [side for _, side in seen] == [(5, 6, 8)[3 * step // steps] for step in range(steps)]
+
+
+@pytest.mark.parametrize("sizes", ["[17]", "[0]", "[8,40]"])
+def test_training_sizes_out_of_range_are_refused(sizes: str) -> None:
+    with pytest.raises(InvalidInput, match=r"recipe\.train_sizes"):
+        configured(*TINY, f"recipe.train_sizes={sizes}")
+
+
+def test_a_network_of_one_image_size_refuses_others(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"recipe\.train_sizes"):
+        train_tiny("backbone.name=test_vit", "backbone.patch_size=4", "recipe.train_sizes=[8,16]")
+    assert not (tmp_path / "runs").exists()
