@@ -75,7 +75,8 @@ class RingPlan(Plan):
         if self.block > 1:
             return self._index_of_blocks()
         bounds = np.cumsum([0, *(slot.size for slot in self.slots)])
-        index = np.empty(self.total, np.int32)
+        whole = len(self.rings) == 1 and list(self.rings[0].slots) == list(range(len(self.slots)))
+        index = np.empty(0 if whole else self.total, np.int32)
         offset = 0
         for ring in self.rings:
             identity, sizes = self._identity_of(ring), [self.slots[number].size for number in ring.slots]
@@ -85,7 +86,12 @@ class RingPlan(Plan):
                 entries = allocate(sizes, ring.dof, self.order, self.permute, identity)
             entries += np.int32(offset)
             if self.flip_sign:
-                entries[negative_signs(len(entries), identity)] += np.int32(self.dof)
+                negative = negative_signs(len(entries), identity)
+                for first in range(0, len(entries), 1 << 20):  # the products stay small
+                    piece = slice(first, first + (1 << 20))
+                    entries[piece] += negative[piece] * np.int32(self.dof)
+            if whole:
+                return entries  # a second array of this size would be felt
             start = 0
             for number in ring.slots:
                 index[bounds[number] : bounds[number + 1]] = entries[start : start + sizes[0]]
