@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +33,25 @@ def config_directory() -> Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
-def register_schema() -> None:
-    """Make every key of `TrainConfig` known to Hydra with its default, so that any can be overridden."""
+def register_schema(switches: Mapping[str, bool] | None = None) -> None:
+    """Make every key of `TrainConfig` known to Hydra with its default, so that any can be overridden.
+
+    switches: keys that one command has in addition.
+    """
     schema: Any = OmegaConf.to_container(OmegaConf.structured(TrainConfig))
     for group in ("dataset", "backbone", "sharing", "optimizer", "tracking"):
         schema[group].pop("name", None)  # the file that is chosen gives it
     del schema["sharing"]["options"]
-    node = OmegaConf.create(schema)
+    node = OmegaConf.create({**schema, **(switches or {})})
     for group in ("backbone", "optimizer"):  # any key may be set below these
         OmegaConf.set_struct(node[group].options, False)
     ConfigStore.instance().store("schema", node)
 
 
-def run_command(task: Callable[[DictConfig], Any]) -> None:
+def run_command(task: Callable[[DictConfig], Any], switches: Mapping[str, bool] | None = None) -> None:
     """Run `task` on the configuration that the command line composes, and exit.
+
+    `switches` are keys that this command has in addition, with their defaults; they reach the task too.
 
     A run of a sweep that fails does not stop the others. Exit codes: 0 done, 1 failed, 2 bad input,
     128 + n stopped by signal n; of a sweep, that of its first failure.
@@ -76,7 +81,7 @@ def run_command(task: Callable[[DictConfig], Any]) -> None:
 
     # Hydra would print its own messages and exit with 1; this hands its exceptions to us.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    register_schema()
+    register_schema(switches)
     try:
         hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="train")(guarded)()
     except (HydraException, OmegaConfBaseException) as error:

@@ -14,8 +14,8 @@ An experiment file, `configs/experiment/NAME.yaml`, lists them:
         params: {seed: "0,1,2"}
 
 The grid is Hydra's own: `params`, and what the command line adds or replaces (`seed=0`). Its first point
-is run with all cases before the second begins. Any launcher of Hydra can run them: it is given
-lists of overrides, as by Hydra's basic sweeper.
+is run with all cases before the second begins. What the command line sets, it sets for all cases. Any
+launcher of Hydra can run them: it is given lists of overrides, as by Hydra's basic sweeper.
 """
 
 from __future__ import annotations
@@ -59,16 +59,18 @@ def expand(cases: Sequence[Any], grid: Sequence[str], parser: OverridesParser) -
 
     Args:
         cases: a text of overrides between spaces, or a list of overrides, each. None at all: the grid alone.
-        grid: overrides, of which some may be sweeps (`seed=0,1,2`); of two for one key the last counts.
+        grid: overrides, of which some may be sweeps (`seed=0,1,2`); of two for one key the last counts, and
+            either counts more than a case's.
         parser: Hydra's.
 
     Raises:
-        InvalidInput: a case that is no list of overrides, sweeps itself, or sets what the grid sets.
+        InvalidInput: a case that is no list of overrides, or sweeps itself.
     """
     points = BasicSweeper.split_arguments(parser.parse_overrides(list(grid)), None)[0]
     taken = {override.key_or_group for override in parser.parse_overrides(list(grid))}
     parsed = [_parsed(case, number, taken, parser) for number, case in enumerate(cases)]
-    return [[*point, *case] for point in points for case in parsed or [[]]]
+    runs = [[*point, *case] for point in points for case in parsed or [[]]]
+    return [list(run) for run in dict.fromkeys(map(tuple, runs))]
 
 
 def sweep(sweeper: CaseSweeper, arguments: Sequence[str]) -> list[Sequence[Any]]:
@@ -123,9 +125,6 @@ def _parsed(case: Any, number: int, taken: set[str], parser: OverridesParser) ->
         raise InvalidInput(f"{field}: {case!r} is neither a text (sharing=lors dof=2.4M) nor a list of overrides")
     overrides: list[Override] = parser.parse_overrides(list(texts))
     for override in overrides:
-        key = override.key_or_group
         if override.is_sweep_override():
             raise InvalidInput(f"{field}: {override.input_line!r} is a sweep; it belongs into hydra.sweeper.params")
-        if key in taken:
-            raise InvalidInput(f"{key}: the cases of this experiment set it, and so nothing else can; see {field}")
-    return list(texts)
+    return [text for text, override in zip(texts, overrides, strict=True) if override.key_or_group not in taken]

@@ -1,0 +1,207 @@
+"""Experiments: cases crossed with a grid, in one command that can be repeated until all is done."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+from runner import ROOT
+
+from rpg_bench import InvalidInput
+from rpg_bench.command_line import config_directory, run_command
+from rpg_bench.sweeper import expand
+from rpg_bench.train import train
+
+EXPERIMENT = """
+# @package _global_
+sweep: small
+defaults:
+  - override /backbone: timm
+  - override /tracking: disabled
+backbone: {name: test_resnet}
+dataset: {subset: 0.2, image_size: 8}
+recipe: {epochs: 1, batch_size: 32}
+device: cpu
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    cases:
+      - sharing=none dof=10k
+      - [sharing=rpg_local, "sharing.rings={early: 'layer[12].*', late: 'layer[34].*'}"]
+    params: {seed: "0,1"}
+"""
+
+Sweep = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def sweep(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Sweep:
+    """Run the experiment `small` with further arguments; exit code, stdout, stderr."""
+    Path("mine/experiment").mkdir(parents=True)
+    Path("mine/experiment/small.yaml").write_text(EXPERIMENT)
+
+    def run(*arguments: str, experiment: str = "small") -> tuple[int, str, str]:
+        monkeypatch.setattr(
+            sys, "argv", ["rpg_bench.train", "--config-dir", "mine", f"+experiment={experiment}", *arguments]
+        )
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+        code = 0
+        try:
+            run_command(train)
+        except SystemExit as left:
+            code = int(left.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def records() -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(Path("results/records").glob("*.json"))]
+
+
+def expanded(cases: list[Any], *grid: str) -> list[list[str]]:
+    return expand(cases, grid, OverridesParser.create())
+
+
+def test_the_cases_are_run_at_each_point_of_the_grid() -> None:
+    runs = expanded(["sharing=none", ["sharing=lors", "dof=2.4M"]], "seed=0,1", "recipe.epochs=3")
+    rest = [["sharing=none"], ["sharing=lors", "dof=2.4M"]]
+    assert runs == [[f"seed={seed}", "recipe.epochs=3", *case] for seed in (0, 1) for case in rest]
+
+
+def test_without_cases_the_grid_alone_is_run() -> None:
+    assert expanded([], "dof=8k,36k", "seed=0") == [["dof=8k", "seed=0"], ["dof=36k", "seed=0"]]
+
+
+def test_the_command_line_counts_more_than_a_case() -> None:
+    cases = ["sharing=none recipe.epochs=5", "sharing=lors recipe.epochs=9", "sharing=lors"]
+    assert expanded(cases, "recipe.epochs=1") == [
+        ["recipe.epochs=1", "sharing=none"],
+        ["recipe.epochs=1", "sharing=lors"],
+    ]
+
+
+@given(cases=st.integers(1, 5), seeds=st.integers(1, 4), sizes=st.integers(1, 3))
+def test_every_combination_is_run_once(cases: int, seeds: int, sizes: int) -> None:
+    runs = expanded(
+        [f"dof={number}k" for number in range(cases)],
+        f"seed=range({seeds})",
+        "backbone.name=" + ",".join("abc"[:sizes]),
+    )
+    assert len(runs) == cases * seeds * sizes
+    assert len({tuple(run) for run in runs}) == len(runs)
+
+
+def test_the_last_of_two_values_for_one_key_counts() -> None:
+    assert expanded(["dof=8k"], "seed=0,1,2", "seed=5") == [["seed=5", "dof=8k"]]
+
+
+@pytest.mark.parametrize(
+    ("cases", "named"),
+    [
+        (["sharing=none", "dof=8k,36k"], r"cases\[1\]: 'dof=8k,36k' is a sweep"),
+        ([{"sharing": "none"}], r"cases\[0\]: .* is neither"),
+        ([3], r"cases\[0\]: 3 is neither"),
+    ],
+)
+def test_impossible_cases_are_refused(cases: list[Any], named: str) -> None:
+    with pytest.raises(InvalidInput, match=named):
+        expanded(cases, "seed=0,1")
+
+
+def test_one_command_runs_an_experiment_and_is_repeated_for_nothing(sweep: Sweep) -> None:
+    code, out, err = sweep()
+    assert (code, err) == (0, "")
+    assert "sweep small: 4 runs" in out
+    assert "4 of 4 runs are finished" in out
+    assert {(r["config"]["sharing"]["name"], r["seed"], r["sweep"]) for r in records()} == {
+        (scheme, seed, "small") for scheme in ("none", "rpg_local") for seed in (0, 1)
+    }
+    before = records()
+    code, out, _ = sweep("--multirun")
+    assert code == 0
+    assert out.count("is finished: top-1") == 4
+    assert records() == before
+
+
+def test_the_command_line_narrows_and_changes_an_experiment(sweep: Sweep) -> None:
+    code, _, _ = sweep("seed=3", "recipe.batch_size=16")
+    assert code == 0
+    assert [(r["seed"], r["config"]["recipe"]["batch_size"]) for r in records()] == [(3, 16), (3, 16)]
+
+
+def test_the_others_go_on_after_a_run_that_fails(sweep: Sweep) -> None:
+    code, out, err = sweep("seed=0", "hydra.sweeper.cases=['dof=5M','sharing=none']")
+    assert code == 2
+    assert err.count("error: ") == len(err.splitlines()) == 1
+    assert "1 of 2 runs are finished" in out
+    assert "failed: " in out.splitlines()[-1]
+    assert "5000000" in out.splitlines()[-1]
+    assert [r["config"]["sharing"]["name"] for r in records()] == ["none"]
+
+
+def test_a_defect_in_one_run_does_not_stop_the_others(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    import rpg_bench.runs
+
+    taken = rpg_bench.runs.run_hash
+
+    def broken(config: Any) -> str:
+        if config.sharing.name == "none":
+            raise RuntimeError("a defect")
+        return taken(config)
+
+    monkeypatch.setattr("rpg_bench.runs.run_hash", broken)
+    code, out, err = sweep("seed=0")
+    assert code == 1
+    assert "Traceback" in err
+    assert "failed: " in out.splitlines()[-1]
+    assert "RuntimeError: a defect" in out.splitlines()[-1]
+    assert [r["config"]["sharing"]["name"] for r in records()] == ["rpg_local"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mentioned"),
+    [
+        (["recipe.epoch=3"], "did you mean 'recipe.epochs'"),
+        (["hydra.sweeper.cases=['sharing=lorz']"], "did you mean 'lors'"),
+        (["hydra.sweeper.cases=[3]"], "cases[0]"),
+    ],
+)
+def test_a_mistake_is_named_before_the_first_run(sweep: Sweep, arguments: list[str], mentioned: str) -> None:
+    code, _, err = sweep(*arguments)
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert mentioned in err
+    assert not Path("results").exists()
+
+
+def test_an_unknown_experiment_names_the_nearest(sweep: Sweep) -> None:
+    code, _, err = sweep(experiment="smal")
+    assert code == 2
+    assert "experiment: unknown 'smal'; did you mean 'small'" in err
+
+
+def experiments() -> list[Path]:
+    return sorted((config_directory() / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", experiments(), ids=lambda path: path.stem)
+def test_an_experiment_names_itself_and_its_command(path: Path) -> None:
+    text = path.read_text()
+    assert f"\nsweep: {path.stem}\n" in text
+    head = [line for line in text.splitlines() if line.startswith("#")]
+    assert head[0] == "# @package _global_"
+    assert any(f"+experiment={path.stem}" in line for line in head)
+
+
+def test_there_are_experiments() -> None:
+    assert experiments()
+    assert config_directory() == ROOT / "configs"
