@@ -34,9 +34,10 @@ def measure(size: int, dof: int, device: str) -> dict[str, Any]:
     """Share it and unpack it, forward and backward.
 
     Returns:
-        weights, dof; seconds of `share` and of unpacking; bytes above what the process had before:
-        share_peak_bytes (the dense weights are among what it had), table_bytes, and state_bytes of
-        the ring's part of a checkpoint.
+        weights, dof; share_seconds of `share` and the first unpacking, which makes the tables;
+        unpack_seconds of unpacking forward and backward; share_peak_bytes, what the process had at
+        most in `share` above what it had before, with the dense weights; table_bytes; and
+        state_bytes of the ring's part of a checkpoint.
     """
     on = torch.device(device)
     network = build(size, on)
@@ -46,9 +47,11 @@ def measure(size: int, dof: int, device: str) -> dict[str, Any]:
     started = time.perf_counter()
     slots = sum(layer.weight.numel() for layer in list(network.children())[:LAYERS])  # type: ignore[misc,operator]
     share(network, "rpg_global", min(dof, slots))
-    seconds = time.perf_counter() - started
     share_peak = peak() - before
     sharing = sharing_of(network)
+    with torch.no_grad():
+        sharing.produce()
+    seconds = time.perf_counter() - started
     gradients = [torch.full_like(slot, 1e-3) for slot in sharing.produce()]
 
     def unpack() -> None:

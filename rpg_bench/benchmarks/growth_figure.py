@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 PANELS = (
-    ("share_seconds", "share(), seconds", 1.0),
+    ("share_seconds", "share() and tables, seconds", 1.0),
     ("unpack_seconds", "unpacking forward + backward, milliseconds", 1e3),
     ("table_bytes", "fixed tables, MiB", 2**-20),
     ("state_bytes", "in a checkpoint, MiB", 2**-20),

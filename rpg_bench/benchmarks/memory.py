@@ -24,7 +24,7 @@ def run(settings: Settings) -> Result:
     common = {"stem": stem, "batch_size": batch_size, "device": settings.device.type}
     variants: dict[str, dict[str, Any]] = {"dense": {}}
     for budget, dof in list(BUDGETS.items())[: 1 if settings.short else None]:
-        for name, options in ring_options().items():
+        for name, options in {"": {}}.items() if settings.short else ring_options().items():
             variants[f"rpg_global {budget}{name}"] = {"dof": dof, "options": options}
     found = {name: in_a_process("memory_child", {**common, **variant}) for name, variant in variants.items()}
     dense = found.pop("dense")

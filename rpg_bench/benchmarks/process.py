@@ -7,14 +7,16 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rpg_bench.errors import Failed
+from rpg_bench.sharing import Sharing
 
 
 def resident() -> int:
@@ -46,11 +48,9 @@ def available() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def table_bytes(module: nn.Module) -> int:
-    """Bytes of all tensors that a module holds beside its parameters, in whatever container."""
-    parameters = {id(parameter) for parameter in module.parameters()}
-    found = {id(t): t.nbytes for value in vars(module).values() for t in _tensors(value) if id(t) not in parameters}
-    return sum(found.values())
+def table_bytes(sharing: Sharing) -> int:
+    """Bytes of all tensors and arrays that a sharing holds beside its parameters, in whatever object."""
+    return sum(_held(sharing, {id(parameter) for parameter in sharing.parameters()}))
 
 
 def in_a_process(module: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,12 +75,21 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
 
 
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    return [tensor for entry in value for tensor in _tensors(entry)] if isinstance(value, (list, tuple)) else []
+def _held(value: Any, seen: set[int]) -> Iterator[int]:
+    """Bytes of each tensor and array below `value`, each counted once."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, (Tensor, np.ndarray)):
+        yield value.nbytes
+    elif isinstance(value, Mapping):
+        for entry in value.values():
+            yield from _held(entry, seen)
+    elif isinstance(value, (list, tuple)):
+        for entry in value:
+            yield from _held(entry, seen)
+    elif type(value).__module__.startswith("rpg_bench.") and hasattr(value, "__dict__"):
+        yield from _held(vars(value), seen)
 
 
 def _status(key: str) -> int:

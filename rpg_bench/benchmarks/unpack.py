@@ -1,11 +1,17 @@
-"""`unpack`: unpacking alone, forward and backward, against copying as many floats."""
+"""`unpack`: unpacking alone, forward and backward, against copying as many floats.
+
+Once in float32 with contiguous kernels, and once as a network trains that is channels last and in
+bfloat16: the slots are then made so, and their gradients come so.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from rpg_bench.benchmarks.networks import BUDGETS, resnet18, rings
+from rpg_bench.benchmarks.networks import BUDGETS, autocast, resnet18, rings
 from rpg_bench.benchmarks.result import HIGHER, Figure, Result, Settings
 from rpg_bench.benchmarks.timing import Contestant, Ratio, in_turn
 from rpg_bench.benchmarks.yardstick import share_layer_by_layer, unpack
@@ -21,39 +27,61 @@ def run(settings: Settings) -> Result:
     device = settings.device
     contestants: dict[str, Contestant] = {}
     total = 0
-    for name, network in rings("half", device):
-        sharing = sharing_of(network)
+    for name, sharing, as_trained in _sharings(device):
         total = sharing.plan.total
-        contestants |= _both(name, sharing)
-    for budget, dof in list(BUDGETS.items())[: 1 if settings.short else None]:
-        layers = share_layer_by_layer(resnet18("half", device), dof)
-        contestants[f"yardstick {budget} {ROUND_TRIP}"] = _yardstick(layers)
+        contestants[f"{name} {ROUND_TRIP}"] = _round_trip(sharing, as_trained)
+        if not settings.short:
+            contestants[f"{name} forward"] = _forward(sharing, as_trained)
+    for budget, dof in BUDGETS.items():
+        contestants[f"yardstick {budget} {ROUND_TRIP}"] = _yardstick(share_layer_by_layer(_contiguous(device), dof))
     source, destination = torch.randn(total, device=device), torch.empty(total, device=device)
-    times = in_turn({"copy": lambda: destination.copy_(source), **contestants}, device, rounds=settings.rounds(25, 8))
+    contestants = {"copy": lambda: destination.copy_(source), **contestants}
+    times = in_turn(contestants, device, rounds=settings.rounds(25, 6))
     figures = []
     for name, found in times.items():
-        if name != "copy":
-            compared = not name.startswith("yardstick")
-            figures.append(Figure.ratio(name, Ratio.of(found, times["copy"]), "x copy", compared=compared))
-    for name in times:
-        yardstick = f"yardstick {name.split()[1]} {ROUND_TRIP}" if name != "copy" else ""
-        if name.startswith("rpg_global") and name.endswith(ROUND_TRIP) and yardstick in times:
-            ratio = Ratio.of(times[yardstick], times[name])
+        if name == "copy":
+            continue
+        ours = name.startswith("rpg_global")
+        figures.append(Figure.ratio(name, Ratio.of(found, times["copy"]), "x copy", compared=ours))
+        if ours and name.endswith(ROUND_TRIP):
+            ratio = Ratio.of(times[f"yardstick {name.split()[1]} {ROUND_TRIP}"], found)
             figures.append(Figure.ratio(f"{name}: yardstick", ratio, "x ours", better=HIGHER, bound=BOUND))
     return Result(tuple(figures), times, {"network": "resnet18", "slot_scalars": total})
 
 
-def _both(name: str, sharing: Sharing) -> dict[str, Contestant]:
-    gradients = _gradients(list(sharing.produce()))
+def _sharings(device: torch.device) -> Iterator[tuple[str, Sharing, bool]]:
+    for name, network in rings("half", device):
+        yield f"{name} bf16 channels last", sharing_of(network), True
+    for name, network in rings("half", device):
+        network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        yield f"{name} fp32", sharing_of(network), False
 
-    def forward() -> None:
-        sharing.produce()
+
+def _contiguous(device: torch.device) -> nn.Module:
+    network = resnet18("half", device)
+    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return network
+
+
+def _produced(sharing: Sharing, as_trained: bool) -> list[Tensor]:
+    if not as_trained:
+        return list(sharing.produce())
+    with autocast(next(sharing.parameters()).device):
+        return list(sharing.produce())
+
+
+def _forward(sharing: Sharing, as_trained: bool) -> Contestant:
+    return lambda: _produced(sharing, as_trained)
+
+
+def _round_trip(sharing: Sharing, as_trained: bool) -> Contestant:
+    gradients = _gradients(_produced(sharing, as_trained))
 
     def round_trip() -> None:
-        torch.autograd.backward(list(sharing.produce()), gradients)
+        torch.autograd.backward(_produced(sharing, as_trained), gradients)
         sharing.zero_grad(set_to_none=True)
 
-    return {f"{name} forward": forward, f"{name} {ROUND_TRIP}": round_trip}
+    return round_trip
 
 
 def _yardstick(network: nn.Module) -> Contestant:
@@ -67,6 +95,5 @@ def _yardstick(network: nn.Module) -> Contestant:
 
 
 def _gradients(slots: list[Tensor]) -> list[Tensor]:
-    """What a network would hand back: of the slots' shapes, contiguous."""
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randn(slot.shape, generator=generator).to(slot.device) for slot in slots]
+    """What a network hands back: like its weights in dtype and in memory format."""
+    return [torch.randn_like(slot.detach()) for slot in slots]
