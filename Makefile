@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-check install clean
+.PHONY: help demo test check tables bench bench-check install clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -26,6 +26,9 @@ check: install  ## lint, format and type checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+tables: install  ## make results/tables from results/records (seconds)
+	$(BIN)/python -m rpg_bench.report
 
 bench: install  ## measure what sharing costs, into results/benchmarks (minutes; leave the machine alone)
 	$(BIN)/python -m rpg_bench.benchmarks

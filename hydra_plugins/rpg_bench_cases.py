@@ -8,7 +8,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 
 # A plain mapping: Hydra loads this file in a way that dataclasses do not survive.
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "_target_": "hydra_plugins.rpg_bench_cases.CaseSweeper",
     "max_batch_size": None,
     "params": None,  # a grid: {seed: "0,1,2"}

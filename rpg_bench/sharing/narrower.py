@@ -177,16 +177,11 @@ def _slot_scalars(blueprint: Blueprint, family: Family, step: int) -> int:
 
 def _build(blueprint: Blueprint, family: Family, step: int) -> nn.Module:
     network = blueprint.build(family.arguments(step))
-    stem, deep = getattr(blueprint.full, "conv1", None), getattr(network, "conv1", None)
-    if isinstance(stem, nn.Conv2d) and isinstance(deep, nn.Sequential):
-        convolution = nn.Conv2d(
-            stem.in_channels,
-            deep[-1].out_channels,
-            stem.kernel_size,
-            stem.stride,
-            stem.padding,
-            bias=False,  # type: ignore[arg-type]
-        )
-        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-        network.conv1 = convolution
+    stem: Any = getattr(blueprint.full, "conv1", None)
+    deep: Any = getattr(network, "conv1", None)
+    if isinstance(stem, nn.Conv2d) and isinstance(deep, nn.Sequential):  # one convolution, as the full network has
+        size: dict[str, Any] = {"kernel_size": stem.kernel_size, "stride": stem.stride, "padding": stem.padding}
+        last: Any = deep[-1]
+        network.conv1 = nn.Conv2d(stem.in_channels, last.out_channels, bias=False, **size)
+        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     return network

@@ -1,0 +1,61 @@
+"""The runs that an experiment file asks for, told apart from all others by their hashes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from rpg_bench.command_line import config_directory, register_schema
+from rpg_bench.config import TrainConfig, from_hydra
+from rpg_bench.errors import unknown
+from rpg_bench.report.records import Record, Records
+from rpg_bench.runs import run_hash
+from rpg_bench.sweeper import expand
+
+__all__ = ["Case", "read_experiment", "recorded"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration of an experiment, whatever its seed."""
+
+    overrides: tuple[str, ...]
+    config: TrainConfig
+
+    @property
+    def label(self) -> str:
+        """The scheme, and the options that the case sets."""
+        options = [text.removeprefix("sharing.") for text in self.overrides if text.startswith("sharing.")]
+        return " ".join([f"`{self.config.sharing.name}`", *(option.replace("=", " ") for option in options)])
+
+
+def read_experiment(name: str) -> list[Case]:
+    """The cases of `configs/experiment/NAME.yaml`, in its order.
+
+    Raises:
+        InvalidInput: there is no such experiment, or one of its cases cannot be composed.
+    """
+    known = [path.stem for path in (config_directory() / "experiment").glob("*.yaml")]
+    if name not in known:
+        raise unknown("experiment", name, known)
+    register_schema()
+    base = [f"+experiment={name}"]
+    with initialize_config_dir(str(config_directory()), version_base="1.3"):
+        sweeper = compose("train", base, return_hydra_config=True).hydra.sweeper
+        cases = OmegaConf.to_container(sweeper.cases)
+        assert isinstance(cases, list)
+        return [
+            Case(tuple(case), from_hydra(compose("train", [*base, *case])))
+            for case in expand(cases, [], OverridesParser.create())
+        ]
+
+
+def recorded(case: Case, records: Records, seeds: Iterable[int] | None = None) -> list[Record]:
+    """The records of a case, by seed; of any seed, unless they are given."""
+    names = [run_hash(dataclasses.replace(case.config, seed=seed)) for seed in seeds or records.seeds]
+    return [records.found[name] for name in names if name in records.found]

@@ -1,0 +1,171 @@
+"""Tables are made of records alone, the same every time, and say what is missing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rpg_bench import InvalidInput
+from rpg_bench.report import schemes_digits
+from rpg_bench.report.command import main, make_tables
+from rpg_bench.report.experiments import Case, read_experiment, recorded
+from rpg_bench.report.records import read_records
+from rpg_bench.runs import run_hash
+
+TABLE = Path("results/tables/schemes_digits.md")
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[Case]:
+    return read_experiment("schemes_digits")
+
+
+@pytest.fixture(autouse=True)
+def _cases_are_read_once(cases: list[Case], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schemes_digits, "read_experiment", lambda _: cases)
+    Path("results/records").mkdir(parents=True)
+
+
+def case_of(cases: list[Case], scheme: str, dof: object, backbone: str = "resnet18") -> Case:
+    (found,) = [
+        case
+        for case in cases
+        if (case.config.sharing.name, case.config.dof, case.config.backbone.name) == (scheme, dof, backbone)
+    ]
+    return found
+
+
+def write(case: Case, seed: int = 0, top1: float = 97.5, **changes: Any) -> Path:
+    """A record of a case, as a finished run leaves it."""
+    config = dataclasses.replace(case.config, seed=seed)
+    name = run_hash(config)
+    record = {
+        "format": 1,
+        "hash": name,
+        "status": "finished",
+        "sweep": "another",
+        "seed": seed,
+        "config": dataclasses.asdict(config),
+        "dof": {"dof": 36000, "total": 51306, "slot_scalars": 11157504},
+        "final": {"test_top1": top1},
+        "git": {"commit": "0" * 40, "dirty": False},
+        **changes,
+    }
+    path = Path("results/records") / f"{name}.json"
+    path.write_text(json.dumps(record))
+    return path
+
+
+def row(scheme: str, section: str) -> list[str]:
+    """Cells of a scheme's row in the section of that title."""
+    (part,) = [part for part in TABLE.read_text().split("\n## ") if part.startswith(section)]
+    (line,) = [line for line in part.splitlines() if line.startswith(f"| `{scheme}`")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_every_case_has_a_row_and_what_is_missing_says_so(cases: list[Case]) -> None:
+    make_tables([], Path("results"))
+    assert TABLE.read_text().count("| missing |") == len(cases)
+
+
+def test_the_experiment_has_every_scheme(cases: list[Case]) -> None:
+    from rpg_bench.sharing import SCHEMES
+
+    assert {case.config.sharing.name for case in cases} == set(SCHEMES)
+    assert len({run_hash(case.config) for case in cases}) == len(cases)
+
+
+def test_a_cell_is_mean_spread_and_number_of_runs(cases: list[Case]) -> None:
+    case = case_of(cases, "rpg_global", 36000)
+    for seed, top1 in enumerate((96.0, 97.0, 98.0)):
+        write(case, seed, top1)
+    write(case_of(cases, "hashed", 36000), seed=7, top1=95.0)
+    make_tables(["schemes_digits"], Path("results"))
+    assert row("rpg_global", "ResNet18 at 36,000") == ["`rpg_global`", "36,000", "0.32%", "51,306", "97.00 ± 1.00 (3)"]
+    assert row("hashed", "ResNet18 at 36,000")[-1] == "95.00 (1)"
+    assert row("rpg_global", "ResNet18 at 10% of D")[-1] == "missing"
+
+
+def test_the_same_records_make_the_same_bytes(cases: list[Case]) -> None:
+    write(case_of(cases, "snip", "10%"))
+    make_tables([], Path("results"))
+    first = TABLE.read_bytes()
+    make_tables([], Path("results"))
+    assert TABLE.read_bytes() == first
+
+
+def test_a_run_of_another_recipe_is_not_taken(cases: list[Case]) -> None:
+    case = case_of(cases, "rpg_global", 36000)
+    recipe = dataclasses.replace(case.config.recipe, epochs=50)
+    write(Case(case.overrides, dataclasses.replace(case.config, recipe=recipe)))
+    make_tables([], Path("results"))
+    assert row("rpg_global", "ResNet18 at 36,000")[-1] == "missing"
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"git": {"commit": "0" * 40, "dirty": True}}, "not made from a clean commit"),
+        ({"git": None}, "not made from a clean commit"),
+        ({"status": "failed", "final": {}}, "the run failed"),
+    ],
+)
+def test_what_is_no_evidence_is_left_out(cases: list[Case], changes: dict[str, Any], named: str) -> None:
+    write(case_of(cases, "rpg_global", 36000), **changes)
+    records = read_records(Path("results"))
+    assert not records.found
+    assert named in records.left_out[0]
+    assert not records.damaged
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 0}', '{"format": 1}', "\x00"])
+def test_a_damaged_record_is_named_and_left_out(
+    cases: list[Case], content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(case_of(cases, "rpg_global", 36000))
+    path.write_text(content)
+    main([])
+    assert f"left out: {path.name}" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as left:
+        main(["--strict"])
+    assert left.value.code == 1
+
+
+def test_a_record_under_another_name_is_damaged(cases: list[Case]) -> None:
+    path = write(case_of(cases, "rpg_global", 36000))
+    path.rename(path.with_name("123456789abc.json"))
+    assert "says that it is" in read_records(Path("results")).damaged[0]
+
+
+def test_runs_are_found_by_what_they_are_not_by_their_sweep(cases: list[Case]) -> None:
+    case = case_of(cases, "tied", None)
+    write(case, seed=3)
+    records = read_records(Path("results"))
+    assert [record.seed for record in recorded(case, records)] == [3]
+    assert recorded(case, records, seeds=[0]) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mentioned"),
+    [
+        (["schemes_digit"], "did you mean 'schemes_digits'"),
+        (["--results", "nowhere"], "nowhere"),
+        (["--stric"], "command line"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments: list[str], mentioned: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert mentioned in err
+
+
+def test_an_unknown_experiment_names_the_nearest() -> None:
+    with pytest.raises(InvalidInput, match="did you mean 'schemes_digits'"):
+        read_experiment("scheme_digits")
