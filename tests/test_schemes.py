@@ -64,9 +64,11 @@ def test_the_stated_range_is_what_a_plan_accepts(scheme: str, network: str) -> N
             made.plan(slots, dof, 0)
 
 
-@pytest.mark.parametrize("scheme", sorted(SCHEMES))
-def test_the_stated_memory_is_what_the_tables_take(scheme: str) -> None:
-    model = share(make("vit"), scheme, batches=batches)
+@pytest.mark.parametrize(
+    ("scheme", "options"), [*((name, {}) for name in sorted(SCHEMES)), ("rpg_global", {"block": 16})]
+)
+def test_the_stated_memory_is_what_the_tables_take(scheme: str, options: dict[str, Any]) -> None:
+    model = share(make("vit"), scheme, batches=batches, **options)
     sharing = sharing_of(model)
     model(images())  # a ring makes its table when it is first read
     taken = sum(buffer.nbytes for buffer in sharing.buffers())
@@ -74,7 +76,7 @@ def test_the_stated_memory_is_what_the_tables_take(scheme: str) -> None:
         table = getattr(module, "_table", None)
         names = getattr(module, "_tables", []) if table is None else []
         taken += sum(getattr(module, name).nbytes for name in names) + getattr(table, "bytes", 0)
-    assert get_scheme(scheme).table_bytes(sharing.plan) == pytest.approx(taken, rel=0.1)
+    assert get_scheme(scheme, **options).table_bytes(sharing.plan) == pytest.approx(taken, rel=0.15)
 
 
 def test_every_scheme_is_listed_with_its_source_and_range(listed: List) -> None:

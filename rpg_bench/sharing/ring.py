@@ -41,6 +41,7 @@ from rpg_bench.sharing.unpacking import (
 RING_STD = math.sqrt(2 / (512 * 3 * 3))
 
 INDEX_BYTES = 4  # of a position's index, int32
+BLOCK_BYTES = 14  # of a block of positions, about
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,9 @@ class RingScheme(Scheme):
                 raise InvalidInput(f"sharing.{option}: {getattr(self, option)!r} is neither true nor false")
 
     def table_bytes(self, plan: Plan) -> int:
+        assert isinstance(plan, RingPlan)
+        if plan.block > 1:  # of each block of positions: its entries' block and signs, and the order backwards
+            return BLOCK_BYTES * sum(-(-slot.size // plan.block) for slot in plan.slots)
         return INDEX_BYTES * plan.total
 
     def plan_rings(self, slots: Sequence[Slot], rings: Sequence[Ring], seed: int) -> RingPlan:
