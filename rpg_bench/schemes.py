@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, open_dict
@@ -28,6 +29,7 @@ from rpg_bench.sharing import SCHEMES, Blueprint, get_scheme, share
 from rpg_bench.sharing.budget import parse_dof
 from rpg_bench.sharing.scheme import Budget, Scheme
 from rpg_bench.sharing.slots import total_size
+from rpg_bench.small_maps import use_matrix_products
 
 SWITCHES = {"time": False, "json": False}
 ROUNDS = 5  # of timed steps
@@ -116,12 +118,14 @@ def _row(scheme: Scheme, blueprint: Blueprint, dof: Budget) -> Row:
 
 
 def _again(blueprint: Blueprint) -> Blueprint:
-    """One that builds anew: `share` changes the network that it is given."""
+    """One that builds anew, as a CPU trains it: `share` changes the network that it is given."""
 
-    def build(widths: object) -> nn.Module:
+    def build(widths: Mapping[str, Any]) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return blueprint.build(widths)  # type: ignore[arg-type]
+            network = blueprint.build(widths)
+        use_matrix_products(network)
+        return network
 
     return Blueprint(build, blueprint.include, blueprint.exclude)
 
