@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch._dynamo
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from rpg_bench.sharing.scheme import Batches, Plan, Scheme, Sharing
 from rpg_bench.sharing.slots import Slot
 from rpg_bench.sharing.unpacking import (
     BLOCK,
+    LARGEST_LOOK_UP,
     BlockTable,
     Layout,
     LookUpTable,
@@ -41,7 +41,8 @@ from rpg_bench.sharing.unpacking import (
 RING_STD = math.sqrt(2 / (512 * 3 * 3))
 
 INDEX_BYTES = 4  # of a position's index, int32
-BLOCK_BYTES = 14  # of a block of positions, about
+BLOCK_BYTES = 6  # of a block of positions: the ring's block, and the signs
+SORTED_BLOCK_BYTES = 6  # more, for the order backwards of a ring that no core's cache holds, about
 
 
 @dataclass(frozen=True)
@@ -211,8 +212,9 @@ class RingScheme(Scheme):
 
     def table_bytes(self, plan: Plan) -> int:
         assert isinstance(plan, RingPlan)
-        if plan.block > 1:  # of each block of positions: its entries' block and signs, and the order backwards
-            return BLOCK_BYTES * sum(-(-slot.size // plan.block) for slot in plan.slots)
+        if plan.block > 1:
+            each = BLOCK_BYTES + (SORTED_BLOCK_BYTES if plan.dof > LARGEST_LOOK_UP else 0)
+            return each * sum(-(-slot.size // plan.block) for slot in plan.slots)
         return INDEX_BYTES * plan.total
 
     def plan_rings(self, slots: Sequence[Slot], rings: Sequence[Ring], seed: int) -> RingPlan:
@@ -254,8 +256,13 @@ class RingSharing(Sharing):
         # Follows the model through .to(): tells whether its kernels are channels last.
         self.add_table("_kernel", torch.empty(1, 2, 2, 2))
         # Never saved: the plan alone determines it, and the checkpoint has its checksum.
-        self._index: NDArray[np.int32] | None = plan.signed_index()  # until a table is made of it
-        self._checksum = f"{zlib.crc32(self._index.data):08x}"
+        self._index: NDArray[np.int32] | None = None  # until a table is made of it
+        if plan.block > 1:
+            blocks, signs = plan.blocks()
+            self._checksum = f"{zlib.crc32(signs.data, zlib.crc32(blocks.data)):08x}"
+        else:
+            self._index = plan.signed_index()
+            self._checksum = f"{zlib.crc32(self._index.data):08x}"
         self._table: Table | None = None
         self._made_for: TableChoice | None = None
         self._spare: Table | None = None
@@ -319,5 +326,6 @@ class RingSharing(Sharing):
         return number_of(self._table)
 
 
-# A table is made outside of what torch.compile traces; the trace sees its number.
-RingSharing._prepare = torch._dynamo.assume_constant_result(RingSharing._prepare)  # type: ignore[method-assign,no-untyped-call]
+# As torch.compiler.assume_constant_result does, which would import the compiler, in seconds: a table is
+# made outside of what torch.compile traces, and the trace sees its number.
+RingSharing._prepare._dynamo_marked_constant = True  # type: ignore[attr-defined]

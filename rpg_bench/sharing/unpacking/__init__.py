@@ -7,6 +7,7 @@ from rpg_bench.sharing.unpacking.native import available
 from rpg_bench.sharing.unpacking.operations import number_of, unpack
 from rpg_bench.sharing.unpacking.tables import (
     BLOCK,
+    LARGEST_LOOK_UP,
     BlockTable,
     LookUpTable,
     SortedTable,
@@ -18,6 +19,7 @@ from rpg_bench.sharing.unpacking.tables import (
 
 __all__ = [
     "BLOCK",
+    "LARGEST_LOOK_UP",
     "BlockTable",
     "Layout",
     "LookUpTable",

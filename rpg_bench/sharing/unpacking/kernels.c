@@ -77,7 +77,8 @@ int merge(float *sums, int64_t dof, int64_t parts, int64_t first, int64_t last) 
 // First pass, in the order of the ring: each use of an entry is appended to the bucket of its chunk.
 // uses: chunk number (14 bits), whether the use is the first of the next entry, sign (highest bit);
 // UNUSED steps over an entry without a use. Second pass, chunk by chunk: places[i] is where the i-th of
-// the bucket belongs. The backward runs the passes in opposite order.
+// the bucket belongs. The backward runs the passes in opposite order. Buckets begin at odd distances
+// (bucket_starts): they fill up side by side, and at powers of two would compete for the same cache sets.
 
 #define CHUNK 0x3fffu
 #define NEXT 0x4000u
@@ -109,21 +110,27 @@ static int64_t *copied(const int64_t *from, int64_t count) {
         free(fill);                                                                                            \
         return 0;                                                                                              \
     }                                                                                                          \
-    int place_##KIND(const uint16_t *places, const int64_t *starts, KIND *const *data, const KIND *buckets,   \
-                      int64_t first, int64_t last) {                                                           \
+    int place_##KIND(const uint16_t *places, const int64_t *starts, KIND *const *data,                         \
+                     const int64_t *bucket_starts, const KIND *buckets, int64_t first, int64_t last) {         \
         for (int64_t chunk = first; chunk < last; chunk++) {                                                   \
+            const uint16_t *place = places + starts[chunk];                                                    \
+            const KIND *bucket = buckets + bucket_starts[chunk];                                               \
+            const int64_t size = starts[chunk + 1] - starts[chunk];                                            \
             KIND *out = data[chunk];                                                                           \
-            for (int64_t i = starts[chunk]; i < starts[chunk + 1]; i++) out[places[i]] = buckets[i];           \
+            for (int64_t i = 0; i < size; i++) out[place[i]] = bucket[i];                                      \
         }                                                                                                      \
         return 0;                                                                                              \
     }                                                                                                          \
-    int collect_##KIND(const uint16_t *places, const int64_t *starts, KIND *const *data, KIND *buckets,       \
-                        int64_t first, int64_t last) {                                                         \
+    int collect_##KIND(const uint16_t *places, const int64_t *starts, KIND *const *data,                       \
+                       const int64_t *bucket_starts, KIND *buckets, int64_t first, int64_t last) {             \
         for (int64_t chunk = first; chunk < last; chunk++) {                                                   \
+            const uint16_t *place = places + starts[chunk];                                                    \
+            KIND *bucket = buckets + bucket_starts[chunk];                                                     \
+            const int64_t size = starts[chunk + 1] - starts[chunk];                                            \
             const KIND *gradient = data[chunk];                                                                \
-            if (!gradient) memset(buckets + starts[chunk], 0, (starts[chunk + 1] - starts[chunk]) * sizeof(KIND)); \
+            if (!gradient) memset(bucket, 0, size * sizeof(KIND));                                             \
             else                                                                                               \
-                for (int64_t i = starts[chunk]; i < starts[chunk + 1]; i++) buckets[i] = gradient[places[i]];  \
+                for (int64_t i = 0; i < size; i++) bucket[i] = gradient[place[i]];                             \
         }                                                                                                      \
         return 0;                                                                                              \
     }                                                                                                          \
@@ -159,9 +166,9 @@ int sort_by_entry(const uint32_t *words, int64_t total, int64_t dof, uint32_t *n
 // The two passes' tables from sorted positions. Returns the number of uses, unused entries included.
 // chunk_near[position >> 10] is the chunk in which that run of 1024 positions begins.
 int64_t make_passes(const uint32_t *order, const uint32_t *ends, int64_t dof, const int64_t *starts, int64_t chunks,
-                    const uint16_t *chunk_near, int64_t ranges, uint16_t *uses, uint16_t *places,
+                    const int64_t *bucket_starts, const uint16_t *chunk_near, int64_t ranges, uint16_t *uses, uint16_t *places,
                     int64_t *range_uses, int64_t *range_entries, int64_t *range_fill) {
-    int64_t *fill = copied(starts, chunks), count = 0, i = 0, range = 0;
+    int64_t *fill = copied(bucket_starts, chunks), count = 0, i = 0, range = 0;
     if (!fill) return -1;
     for (int64_t entry = 0; entry <= dof; entry++) {
         while (range <= ranges && entry == dof * range / ranges) {
@@ -177,7 +184,7 @@ int64_t make_passes(const uint32_t *order, const uint32_t *ends, int64_t dof, co
             int64_t chunk = chunk_near[position >> 10];
             while (position >= starts[chunk + 1]) chunk++;
             uses[count++] = (uint16_t)(chunk | next | (order[i] >> 31 << 15));
-            places[fill[chunk]++] = (uint16_t)(position - starts[chunk]);
+            places[starts[chunk] + fill[chunk]++ - bucket_starts[chunk]] = (uint16_t)(position - starts[chunk]);
             next = 0;
         }
     }
@@ -189,32 +196,92 @@ int64_t make_passes(const uint32_t *order, const uint32_t *ends, int64_t dof, co
 // blocks[i]: which 16 entries the i-th 16 positions of a slot take; signs[i]: a bit for each of them.
 // slot_blocks: number of each slot's first block; slot_size: its scalars (the last block may be short).
 
+// A whole block at once, in vectors that compilers map to whatever the processor has.
+typedef float floats __attribute__((vector_size(64)));
+typedef uint32_t words16 __attribute__((vector_size(64)));
+typedef uint16_t halves16 __attribute__((vector_size(32)));
+
+static inline words16 sign_bits(uint32_t sign) {
+    const words16 shifts = {31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16};
+    return ((words16){0} + sign) << shifts & SIGN;
+}
+static inline void store_float32(float32 *out, words16 word) { memcpy(out, &word, sizeof word); }
+static inline void store_bfloat16(bfloat16 *out, words16 word) {
+    const words16 nan = (words16)((word & ENTRY) > 0x7f800000u);
+    const words16 rounded = (word + 0x7fff + ((word >> 16) & 1)) >> 16;
+    const halves16 half = __builtin_convertvector((nan & ((word >> 16) | 0x40)) | (~nan & rounded), halves16);
+    memcpy(out, &half, sizeof half);
+}
+static inline words16 load_float32(const float32 *from) {
+    words16 word;
+    memcpy(&word, from, sizeof word);
+    return word;
+}
+static inline words16 load_bfloat16(const bfloat16 *from) {
+    halves16 half;
+    memcpy(&half, from, sizeof half);
+    return __builtin_convertvector(half, words16) << 16;
+}
+static inline floats load_floats(const float *from) {
+    floats value;
+    memcpy(&value, from, sizeof value);
+    return value;
+}
+
 #define BLOCKS(KIND)                                                                                           \
-    static inline void write_##KIND(KIND *out, const float *entry, uint32_t sign, float c, int64_t count) {    \
-        for (int64_t lane = 0; lane < count; lane++)                                                           \
-            out[lane] = to_##KIND(bits(c * entry[lane]) ^ (sign >> lane & 1) << 31);                           \
+    static inline void write_block_##KIND(KIND *out, const float *entry, uint32_t sign, float c) {             \
+        store_##KIND(out, (words16)(c * load_floats(entry)) ^ sign_bits(sign));                                \
     }                                                                                                          \
-    static inline void add_##KIND(float *sum, const KIND *gradient, uint32_t sign, float c, int64_t count) {   \
-        for (int64_t lane = 0; lane < count; lane++)                                                           \
-            sum[lane] += c * number(from_##KIND(gradient[lane]) ^ (sign >> lane & 1) << 31);                   \
+    static inline void add_block_##KIND(float *sum, const KIND *gradient, uint32_t sign, float c) {            \
+        const floats total = load_floats(sum) + c * (floats)(load_##KIND(gradient) ^ sign_bits(sign));         \
+        memcpy(sum, &total, sizeof total);                                                                     \
     }                                                                                                          \
-    int gather_blocks_##KIND(const uint32_t *blocks, const uint16_t *signs, const int64_t *slot_blocks,       \
-                              const int64_t *slot_size, KIND *const *data, const float *scale,                 \
-                              const float *ring, const int64_t *parts, int64_t first, int64_t last) {          \
+    static inline void write_##KIND(KIND *restrict out, const float *restrict entry, uint32_t sign, float c,   \
+                                    int64_t count) {                                                           \
+        for (int64_t lane = 0; lane < count; lane++)                                                           \
+            out[lane] = to_##KIND(bits(c * entry[lane]) ^ (sign << (31 - lane) & SIGN));                       \
+    }                                                                                                          \
+    static inline void add_##KIND(float *restrict sum, const KIND *restrict gradient, uint32_t sign, float c,  \
+                                  int64_t count) {                                                             \
+        for (int64_t lane = 0; lane < count; lane++)                                                           \
+            sum[lane] += c * number(from_##KIND(gradient[lane]) ^ (sign << (31 - lane) & SIGN));               \
+    }                                                                                                          \
+    int gather_blocks_##KIND(const uint32_t *blocks, const uint16_t *signs, const int64_t *slot_blocks,        \
+                             const int64_t *slot_size, KIND *const *data, const float *scale,                  \
+                             const float *ring, const int64_t *parts, int64_t first, int64_t last) {           \
         int64_t slot = 0;                                                                                      \
         for (int64_t block = parts[first]; block < parts[last]; block++) {                                     \
             while (block >= slot_blocks[slot + 1]) slot++;                                                     \
             const int64_t offset = 16 * (block - slot_blocks[slot]), left = slot_size[slot] - offset;          \
             const float *entry = ring + 16 * (int64_t)blocks[block];                                           \
-            if (left >= 16) write_##KIND(data[slot] + offset, entry, signs[block], scale[slot], 16);           \
+            if (left >= 16) write_block_##KIND(data[slot] + offset, entry, signs[block], scale[slot]);         \
             else write_##KIND(data[slot] + offset, entry, signs[block], scale[slot], left);                    \
         }                                                                                                      \
         return 0;                                                                                              \
     }                                                                                                          \
+    /* Small rings: in the order of positions, each part of them to a ring of its own. */                      \
+    int scatter_blocks_##KIND(const uint32_t *blocks, const uint16_t *signs, const int64_t *slot_blocks,       \
+                              const int64_t *slot_size, KIND *const *data, const float *scale, float *sums,    \
+                              int64_t dof, const int64_t *parts, int64_t first, int64_t last) {                \
+        for (int64_t part = first; part < last; part++) {                                                      \
+            float *sum = sums + part * dof;                                                                    \
+            memset(sum, 0, dof * sizeof(float));                                                               \
+            int64_t slot = 0;                                                                                  \
+            for (int64_t block = parts[part]; block < parts[part + 1]; block++) {                              \
+                while (block >= slot_blocks[slot + 1]) slot++;                                                 \
+                if (!data[slot]) continue;                                                                     \
+                const int64_t offset = 16 * (block - slot_blocks[slot]), left = slot_size[slot] - offset;      \
+                float *entry = sum + 16 * (int64_t)blocks[block];                                              \
+                if (left >= 16) add_block_##KIND(entry, data[slot] + offset, signs[block], scale[slot]);       \
+                else add_##KIND(entry, data[slot] + offset, signs[block], scale[slot], left);                  \
+            }                                                                                                  \
+        }                                                                                                      \
+        return 0;                                                                                              \
+    }                                                                                                          \
     /* order: numbers of the blocks sorted by the ring's block, whose uses end at ends[ring block]. */         \
-    int fold_blocks_##KIND(const uint32_t *order, const uint16_t *slot_of, const uint32_t *ends,              \
-                            const uint16_t *signs, const int64_t *slot_blocks, const int64_t *slot_size,       \
-                            KIND *const *data, const float *scale, float *sums, int64_t first, int64_t last) { \
+    int fold_blocks_##KIND(const uint32_t *order, const uint16_t *slot_of, const uint32_t *ends,               \
+                           const uint16_t *signs, const int64_t *slot_blocks, const int64_t *slot_size,        \
+                           KIND *const *data, const float *scale, float *sums, int64_t first, int64_t last) {  \
         int64_t i = first ? ends[first - 1] : 0;                                                               \
         for (int64_t entry = first; entry < last; entry++) {                                                   \
             float sum[16] = {0};                                                                               \
@@ -222,7 +289,7 @@ int64_t make_passes(const uint32_t *order, const uint32_t *ends, int64_t dof, co
                 const int64_t block = order[i], slot = slot_of[i];                                             \
                 const int64_t offset = 16 * (block - slot_blocks[slot]), left = slot_size[slot] - offset;      \
                 if (!data[slot]) continue;                                                                     \
-                if (left >= 16) add_##KIND(sum, data[slot] + offset, signs[block], scale[slot], 16);           \
+                if (left >= 16) add_block_##KIND(sum, data[slot] + offset, signs[block], scale[slot]);         \
                 else add_##KIND(sum, data[slot] + offset, signs[block], scale[slot], left);                    \
             }                                                                                                  \
             memcpy(sums + 16 * entry, sum, sizeof sum);                                                        \

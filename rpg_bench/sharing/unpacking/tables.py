@@ -7,6 +7,8 @@ gradients agree up to the order of summation, which depends neither on threads n
 
 from __future__ import annotations
 
+import collections
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +23,8 @@ from rpg_bench.sharing.unpacking.layout import Chunks, Layout
 
 BLOCK = 16  # entries that move together with `sharing.block=16`: a cache line of float32
 LARGEST_LOOK_UP = 1 << 18  # entries of a ring that stays in a core's cache
-LARGEST_CHUNK_NUMBER = 0x3FFE  # what 14 bits can name, less one value with a meaning of its own
+MOST_CHUNKS = 4096  # the buckets that are filled at a time must stay in cache; 14 bits could name four times more
+BUCKET_GAP = 528  # values, 33 half cache lines of bfloat16, between the buckets of two passes
 PARTS = 16  # of a backward pass, each summed by itself: fixed, so that threads do not change the sum
 RANGES = 64  # of the ring, each of which a thread can begin at
 
@@ -217,13 +220,15 @@ class TwoPassTable(NativeTable):
     @staticmethod
     def is_better(layout: Layout, dof: int) -> bool:
         """Whether the ring is too large for a core's cache, and the slots not too large for the tables."""
-        return dof > LARGEST_LOOK_UP and Chunks.of(layout.sizes).count <= LARGEST_CHUNK_NUMBER
+        return dof > LARGEST_LOOK_UP and Chunks.of(layout.sizes).count <= MOST_CHUNKS
 
     def __init__(self, words: NDArray[np.uint32], layout: Layout, scales: Sequence[float], dof: int) -> None:
         super().__init__(layout, scales, dof)
         self.chunks = chunks = Chunks.of(layout.sizes)
         self.chunk_scales = np.array(scales, np.float32)[chunks.slot]
         total = len(words)
+        self._spare_buckets: collections.deque[NDArray[np.uint8]] = collections.deque(maxlen=1)
+        self.bucket_starts = chunks.starts + BUCKET_GAP * np.arange(chunks.count + 1)
         ends, order = np.zeros(dof + 1, np.uint32), np.empty(total, np.uint32)
         native.call("sort_by_entry", words, total, dof, ends, order)
         near = (np.searchsorted(chunks.starts, np.arange(0, total, 1 << 10), side="right") - 1).astype(np.uint16)
@@ -233,9 +238,11 @@ class TwoPassTable(NativeTable):
         unused = int((np.diff(ends[:dof], prepend=np.uint32(0)) == 0).sum())
         self.uses, self.places = np.empty(total + unused, np.uint16), np.empty(total, np.uint16)
         tables = (self.uses, self.places, self.range_uses, self.range_entries, self.range_fill)
-        if native.call("make_passes", order, ends, dof, chunks.starts, chunks.count, near, self.ranges, *tables) != len(
-            self.uses
-        ):
+        if native.call(
+            "make_passes",
+            *(order, ends, dof, chunks.starts, chunks.count, self.bucket_starts, near, self.ranges),
+            *tables,
+        ) != len(self.uses):
             raise MemoryError("no memory to build the ring's tables")
 
     @property
@@ -243,27 +250,38 @@ class TwoPassTable(NativeTable):
         return self.uses.nbytes + self.places.nbytes + self.range_fill.nbytes
 
     def _unpack(self, ring: Tensor, slots: list[Tensor], kind: str) -> None:
-        buckets = torch.empty(self.layout.total, dtype=slots[0].dtype)
+        buckets = self._buckets(slots[0])
         native.divide(self.ranges, f"deal_{kind}", *self._first_pass(), ring, buckets)
         native.divide(self.chunks.count, f"place_{kind}", *self._second_pass(slots), buckets)
+        self._spare_buckets.append(buckets)
 
     def _fold(self, gradients: list[Tensor | None], kind: str) -> Tensor:
-        buckets = torch.empty(self.layout.total, dtype=next(g.dtype for g in gradients if g is not None))
+        buckets = self._buckets(next(gradient for gradient in gradients if gradient is not None))
         sums = torch.empty(self.dof)
         native.divide(self.chunks.count, f"collect_{kind}", *self._second_pass(gradients), buckets)
         native.divide(self.ranges, f"fold_{kind}", *self._first_pass(), sums, buckets)
+        self._spare_buckets.append(buckets)
         return sums
+
+    def _buckets(self, like: Tensor) -> NDArray[np.uint8]:
+        """Room for every position's value, from the last pass: fresh memory would cost as much as the pass."""
+        size = int(self.bucket_starts[-1]) * like.element_size()
+        with contextlib.suppress(IndexError):
+            buckets = self._spare_buckets.pop()
+            if buckets.nbytes == size:
+                return buckets
+        return np.empty(size, np.uint8)
 
     def _first_pass(self) -> tuple[NDArray[Any] | int, ...]:
         ranges = (self.range_uses, self.range_entries, self.range_fill)
         return (self.uses, *ranges, self.chunks.count, self.chunk_scales)
 
     def _second_pass(self, slots: Sequence[Tensor | None]) -> tuple[NDArray[Any], ...]:
-        return self.places, self.chunks.starts, self.chunks.addresses(slots)
+        return self.places, self.chunks.starts, self.chunks.addresses(slots), self.bucket_starts
 
 
 class BlockTable(NativeTable):
-    """One word for 16 positions, which take 16 consecutive entries. 0.9 bytes per weight."""
+    """One word for 16 positions, which take 16 consecutive entries. At most 0.9 bytes per weight."""
 
     def __init__(
         self,
@@ -279,25 +297,35 @@ class BlockTable(NativeTable):
         self.slot_scales = np.array(scales, np.float32)
         self.slot_size = np.array(layout.sizes, np.int64)
         self.slot_blocks = np.cumsum([0, *(-(-size // BLOCK) for size in layout.sizes)]).astype(np.int64)
-        self.order = np.argsort(blocks, kind="stable").astype(np.uint32)
-        self.slot_of = (np.searchsorted(self.slot_blocks, self.order, side="right") - 1).astype(np.uint16)
-        self.ends = np.cumsum(np.bincount(blocks, minlength=dof // BLOCK)).astype(np.uint32)
-        self.parts = np.linspace(0, len(blocks), RANGES + 1).astype(np.int64)
+        self.small = dof <= LARGEST_LOOK_UP
+        parts = PARTS if self.small else RANGES
+        self.parts = np.linspace(0, len(blocks), parts + 1).astype(np.int64)
+        if not self.small:
+            self.order = np.argsort(blocks, kind="stable").astype(np.uint32)
+            self.slot_of = (np.searchsorted(self.slot_blocks, self.order, side="right") - 1).astype(np.uint16)
+            self.ends = np.cumsum(np.bincount(blocks, minlength=dof // BLOCK)).astype(np.uint32)
 
     @property
     def bytes(self) -> int:
-        return sum(t.nbytes for t in (self.blocks, self.signs, self.order, self.slot_of, self.ends))
+        backwards = 0 if self.small else self.order.nbytes + self.slot_of.nbytes + self.ends.nbytes
+        return self.blocks.nbytes + self.signs.nbytes + backwards
 
     def _unpack(self, ring: Tensor, slots: list[Tensor], kind: str) -> None:
         fixed = (self.blocks, self.signs, self.slot_blocks, self.slot_size, self._addresses(slots))
-        native.divide(RANGES, f"gather_blocks_{kind}", *fixed, self.slot_scales, ring, self.parts)
+        native.divide(len(self.parts) - 1, f"gather_blocks_{kind}", *fixed, self.slot_scales, ring, self.parts)
 
     def _fold(self, gradients: list[Tensor | None], kind: str) -> Tensor:
+        given = (self._addresses(gradients), self.slot_scales)
+        if self.small:
+            parts = len(self.parts) - 1
+            sums = torch.empty(parts, self.dof)
+            fixed = (self.blocks, self.signs, self.slot_blocks, self.slot_size)
+            native.divide(parts, f"scatter_blocks_{kind}", *fixed, *given, sums, self.dof, self.parts)
+            native.divide(self.dof, "merge", sums, self.dof, parts)
+            return sums[0].clone()
         sums = torch.empty(self.dof)
-        fixed = (self.order, self.slot_of, self.ends, self.signs, self.slot_blocks, self.slot_size)
-        native.divide(
-            self.dof // BLOCK, f"fold_blocks_{kind}", *fixed, self._addresses(gradients), self.slot_scales, sums
-        )
+        backwards = (self.order, self.slot_of, self.ends, self.signs, self.slot_blocks, self.slot_size)
+        native.divide(self.dof // BLOCK, f"fold_blocks_{kind}", *backwards, *given, sums)
         return sums
 
     @staticmethod
