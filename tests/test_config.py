@@ -111,7 +111,8 @@ def test_a_recipe_and_an_optimizer_that_are_asked_for_win(dataset: str) -> None:
     ids=" ".join,
 )
 def test_options_of_a_network_can_be_given(overrides: list[str]) -> None:
-    assert configured(*overrides).backbone.options == {"drop_path_rate": 0.1}
+    options = configured(*overrides).backbone.options
+    assert options == {"drop_path_rate": 0.1, "zero_init_last": False}  # the second is the ResNets' own
 
 
 def test_options_of_an_optimizer_can_be_given() -> None:
@@ -143,7 +144,7 @@ def test_the_root_of_the_data_comes_from_the_environment(monkeypatch: pytest.Mon
         ([], ["sharing.permute=true", "sharing.order=shuffled"]),
         ([], ["recipe.label_smoothing=0"]),
         (["sharing=rpg_local"], ["sharing=rpg_local", "sharing.rings=null"]),
-        ([], ["backbone=timm", "backbone.name=resnet18"]),
+        ([], ["backbone=timm", "backbone.name=resnet18", "backbone.options.zero_init_last=false"]),
         ([], ["dataset.subset=1"]),
         ([], ["recipe=digits", "dataset=digits"]),
     ],

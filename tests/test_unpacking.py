@@ -320,3 +320,13 @@ def test_other_blocks_are_refused(block: object) -> None:
 def test_a_ring_of_less_than_a_block_is_refused() -> None:
     with pytest.raises(InvalidInput, match="block"):
         share(make("resnet"), "rpg_global", 10, block=16)
+
+
+@pytest.mark.parametrize("scheme", ["rpg_global", "rpg_lors", "random_prune"])
+def test_autocast_changes_precision_only(scheme: str) -> None:
+    model = share(HalfOff(), scheme, 50)
+    features = torch.randn(4, 8)
+    expected = model(features)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(features)
+    torch.testing.assert_close(found.float(), expected, rtol=5e-2, atol=5e-2)

@@ -28,26 +28,30 @@ class MaskedSharing(Sharing):
     def __init__(self, plan: Plan, flat: Tensor, positions: Tensor) -> None:
         """Keep the entries of `flat`, shape (D,), at `positions`, ascending, shape (N,)."""
         super().__init__(plan)
-        self.survivors = nn.Parameter(flat[positions].clone())
-        self.add_table("positions", positions.to(torch.int32))
-        self.register_buffer("mask", self._packed(), persistent=True)
         self._shapes = [slot.shape for slot in plan.slots]
         self._bounds = np.cumsum([0, *(slot.size for slot in plan.slots)]).tolist()
+        self.survivors = nn.Parameter(flat[positions].clone())
+        self.add_table("positions", positions.to(torch.int32))
+        self._place(self.positions)
+        self.register_buffer("mask", self._packed(), persistent=True)
 
     def produce(self) -> Sequence[Tensor]:
-        slots: Sequence[Tensor] = _Scatter.apply(self.survivors, self.positions, self.plan.total, self._shapes)
-        return slots
+        return self._scatter(range(len(self._shapes)))
 
     def produce_slot(self, number: int) -> Tensor:
-        start, stop = self._bounds[number], self._bounds[number + 1]
-        # Positions ascend: a slot's survivors are a slice.
-        bounds = torch.tensor([start, stop], dtype=torch.int32, device=self.positions.device)
-        first, last = torch.searchsorted(self.positions, bounds).tolist()
-        local = self.positions[first:last] - start
-        slots: Sequence[Tensor] = _Scatter.apply(
-            self.survivors[first:last], local, stop - start, [self._shapes[number]]
-        )
-        return slots[0]
+        return self._scatter([number])[0]
+
+    def _scatter(self, numbers: Sequence[int]) -> Sequence[Tensor]:
+        pieces = [(self._bounds[n], self._shapes[n], self._firsts[n], self._firsts[n + 1]) for n in numbers]
+        kind = self.slot_dtype(self.survivors)
+        slots: Sequence[Tensor] = _Scatter.apply(self.survivors, self.positions, pieces, kind)
+        return slots
+
+    def _place(self, positions: Tensor) -> None:
+        """Let the survivors be at these positions, ascending: each slot's are a slice of them."""
+        self.positions = positions
+        bounds = torch.tensor(self._bounds, dtype=positions.dtype, device=positions.device)
+        self._firsts: list[int] = torch.searchsorted(positions, bounds).tolist()
 
     def _packed(self) -> Tensor:
         bits = np.zeros(self.plan.total, np.bool_)
@@ -59,22 +63,33 @@ class MaskedSharing(Sharing):
         bits = np.unpackbits(self.mask.cpu().numpy(), count=self.plan.total, bitorder="little")
         positions = torch.from_numpy(np.flatnonzero(bits).astype(np.int32))
         if len(positions) == self.plan.dof:  # else the errors that were collected say what is wrong
-            self.positions = positions.to(self.positions.device)
+            self._place(positions.to(self.positions.device))
 
 
 class _Scatter(torch.autograd.Function):
-    """Slots that are zero but for the survivors."""
+    """Slots that are zero but for their survivors; each piece: start and shape of the slot, and its slice."""
 
     @staticmethod
     def forward(
-        ctx: Any, survivors: Tensor, positions: Tensor, total: int, shapes: Sequence[tuple[int, ...]]
+        ctx: Any,
+        survivors: Tensor,
+        positions: Tensor,
+        pieces: Sequence[tuple[int, tuple[int, ...], int, int]],
+        kind: torch.dtype,
     ) -> tuple[Tensor, ...]:
-        ctx.positions = positions
-        flat = survivors.new_zeros(total).index_copy_(0, positions.long(), survivors)
-        pieces = torch.split(flat, [math.prod(shape) for shape in shapes])
-        return tuple(piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True))
+        ctx.positions, ctx.pieces = positions, pieces
+        ctx.like = (survivors.shape, survivors.dtype)
+        slots = []
+        for start, shape, first, last in pieces:
+            slot = survivors.new_zeros(math.prod(shape), dtype=kind)
+            slot.index_copy_(0, (positions[first:last] - start).long(), survivors[first:last].to(kind))
+            slots.append(slot.view(shape))
+        return tuple(slots)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        return flat.index_select(0, ctx.positions), None, None, None
+        shape, dtype = ctx.like
+        folded = torch.zeros(shape, dtype=dtype, device=ctx.positions.device)
+        for gradient, (start, _, first, last) in zip(gradients, ctx.pieces, strict=True):
+            folded[first:last] = gradient.reshape(-1).index_select(0, ctx.positions[first:last] - start)
+        return folded, None, None, None

@@ -198,7 +198,7 @@ class RiglSharing(MaskedSharing):
         stays = self.positions[source] == positions
         for values in (self.survivors, *states):
             values.copy_(torch.where(stays, values[source], 0))
-        self.positions = positions
+        self._place(positions)
         self.mask.copy_(self._packed())
 
 

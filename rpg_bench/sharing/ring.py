@@ -266,13 +266,12 @@ class RingSharing(Sharing):
         self._table: Table | None = None
         self._made_for: TableChoice | None = None
         self._spare: Table | None = None
-        self._in_layers = all(slot.in_layers for slot in plan.slots)
 
     def checksum(self) -> str:
         return self._checksum
 
     def produce(self) -> Sequence[Tensor]:
-        slots = unpack(self.ring, self._prepare(), self._kind())
+        slots = unpack(self.ring, self._prepare(), self.slot_dtype(self.ring))
         if self._plan.block > 1 and not self._channels_last:
             return [slot.contiguous() for slot in slots]
         return slots
@@ -286,14 +285,7 @@ class RingSharing(Sharing):
                 self._spare = make_table(self._plan, TableChoice(self.ring.device, False, False), by_position=True)
             part = self._spare.of_slot(number)
             assert part is not None
-        return unpack(self.ring, number_of(part), self._kind())[0]
-
-    def read(self, number: int) -> Tensor:
-        slot = super().read(number)
-        # Produced under autocast, read where it is off.
-        if slot.dtype != self.ring.dtype and not torch.is_autocast_enabled(slot.device.type):
-            return slot.to(self.ring.dtype)
-        return slot
+        return unpack(self.ring, number_of(part), self.slot_dtype(self.ring))[0]
 
     def extra_repr(self) -> str:
         return f"{self.plan.scheme}, D={self.plan.total}, DoF={self.plan.dof}"
@@ -307,16 +299,9 @@ class RingSharing(Sharing):
     def _channels_last(self) -> bool:
         return not self._kernel.is_contiguous()
 
-    def _kind(self) -> torch.dtype:
-        """The slots' dtype: the one that autocast would turn them into, if all their owners let it."""
-        device = self.ring.device.type
-        if self._in_layers and self.ring.dtype == torch.float32 and torch.is_autocast_enabled(device):
-            return torch.get_autocast_dtype(device)
-        return self.ring.dtype
-
     def _prepare(self) -> int:
         """Make the table if there is none for this device, dtype and memory format; return its number."""
-        plain = self.ring.device.type == "cpu" and self._kind() in (torch.float32, torch.bfloat16)
+        plain = self.ring.device.type == "cpu" and self.slot_dtype(self.ring) in (torch.float32, torch.bfloat16)
         native = plain and self.ring.dtype == torch.float32 and available()
         choice = TableChoice(self.ring.device, native, self._channels_last)
         if self._table is None or choice != self._made_for:

@@ -91,6 +91,7 @@ class RingResidualSharing(Sharing):
     def __init__(self, plan: RingResidualPlan) -> None:
         super().__init__(plan)
         self.base = RingSharing(plan.shared)
+        self.base._in_layers = self._in_layers  # of all owners, not of those that the ring's slots are named by
         generator = plan.generator("rpg_lors")
         self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
         self._part, self._ranks = plan.part, plan.ranks
@@ -107,6 +108,7 @@ class RingResidualSharing(Sharing):
 
     def produce(self) -> Sequence[Tensor]:
         parts = self.base.produce()
+        self._full_dtype = self.base.ring.dtype
         return [self._with_residual(number, parts[part]) for number, part in enumerate(self._part)]
 
     def produce_slot(self, number: int) -> Tensor:

@@ -84,6 +84,8 @@ class Sharing(nn.Module, ABC):
         self.plan = plan
         self._produced: dict[int, Tensor] | None = None
         self._tables: list[str] = []
+        self._in_layers = all(slot.in_layers for slot in plan.slots)
+        self._full_dtype: torch.dtype | None = None  # where slots are produced in autocast's
 
     def add_table(self, name: str, table: Tensor) -> None:
         """Hold a fixed tensor as an attribute that moves with the module.
@@ -135,7 +137,24 @@ class Sharing(nn.Module, ABC):
         self._produced = None
 
     def read(self, number: int) -> Tensor:
-        return self.produce_slot(number) if self._produced is None else self._produced[number]
+        """The slot of that number, as its layer needs it now."""
+        slot = self.produce_slot(number) if self._produced is None else self._produced[number]
+        # Produced under autocast, read where it is off.
+        full = self._full_dtype
+        if full is not None and slot.dtype != full and not torch.is_autocast_enabled(slot.device.type):
+            return slot.to(full)
+        return slot
+
+    def slot_dtype(self, free: Tensor) -> torch.dtype:
+        """The dtype to produce slots in: what autocast would turn them into, if all their owners let it.
+
+        free: the parameter that they are produced from.
+        """
+        self._full_dtype = free.dtype
+        device = free.device.type
+        if self._in_layers and free.dtype == torch.float32 and torch.is_autocast_enabled(device):
+            return torch.get_autocast_dtype(device)
+        return free.dtype
 
     def before_step(self, step: int, steps: int) -> None:
         """Told before the first forward pass of optimizer step 0..steps - 1; nothing to do by default."""
