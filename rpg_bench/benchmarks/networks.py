@@ -37,11 +37,14 @@ def resnet18(stem: str, device: torch.device, *, direct: bool = False) -> nn.Mod
     return network
 
 
-def rings(stem: str, device: torch.device) -> Iterator[tuple[str, nn.Module]]:
+def rings(stem: str, device: torch.device, *, direct: bool = False) -> Iterator[tuple[str, nn.Module]]:
     """ResNet18 through one ring: both budgets, entry by entry and, where there is such an option, by blocks."""
     for budget, dof in BUDGETS.items():
         for name, options in ring_options().items():
-            yield f"rpg_global {budget}{name}", share(resnet18(stem, device), "rpg_global", dof, **options)
+            yield (
+                f"rpg_global {budget}{name}",
+                share(resnet18(stem, device, direct=direct), "rpg_global", dof, **options),
+            )
 
 
 def ring_options() -> dict[str, dict[str, Any]]:
