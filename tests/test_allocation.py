@@ -214,6 +214,21 @@ def test_parts_of_a_permutation_can_be_computed_alone() -> None:
     np.testing.assert_array_equal(permutation(np.array([7, 500, 999], np.uint32)), whole[[7, 500, 999]])
 
 
+@given(size=st.integers(1, 300_000), data=st.data())
+def test_the_compiled_permutation_is_the_one_of_numpy(size: int, data: st.DataObject) -> None:
+    first = data.draw(st.integers(0, size - 1))
+    last = data.draw(st.integers(first, min(size, first + 5000)))
+    permutation = Permutation(size, "test", {})
+    expected = permutation(np.arange(first, last, dtype=np.uint32))
+    np.testing.assert_array_equal(permutation.of_range(first, last), expected)
+
+
+def test_the_largest_permutation_is_the_same_when_compiled() -> None:
+    permutation = Permutation(2**31 - 1, "test", {})
+    positions = np.arange(2**31 - 5000, 2**31 - 1, dtype=np.uint32)
+    np.testing.assert_array_equal(permutation.of_range(2**31 - 5000, 2**31 - 1), permutation(positions))
+
+
 def test_permutations_look_like_shuffles() -> None:
     size, draws = 1000, 40
     arrangements = [

@@ -1,11 +1,11 @@
 """The balanced allocation of ring entries to slot positions, and the sign of each (RPG, section 3).
 
-Pure NumPy, integers only, and the same everywhere and for ever: recorded runs depend on it. The
+Integers only, and the same everywhere and for ever: recorded runs depend on it. The
 random bits are the raw output of the counter-based generator Philox-4x64, whose stream NumPy's
 documentation freezes for a given key. A permutation is a Feistel network over a grid of about
 sqrt(D) x sqrt(D) cells whose round functions are tables of such bits (Luby and Rackoff 1988). It is
 as random as a shuffle for this purpose, several times faster, needs no memory of its own, and any
-part of it can be computed alone.
+part of it can be computed alone: by NumPy, or by a compiled kernel that is tested to be equal.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rpg_bench.sharing.unpacking import native
 
 ORDERS = ("shuffled", "sequential")
 LARGEST = 2**31 - 1  # positions are int32
@@ -41,13 +43,14 @@ class Permutation:
     def __init__(self, size: int, purpose: str, identity: Mapping[str, Any]) -> None:
         if not 1 <= size <= LARGEST:
             raise ValueError(f"a permutation has 1..{LARGEST} elements, not {size}")
-        self.size = size
-        self.rows = math.isqrt(size - 1) + 1
-        self.columns = -(-size // self.rows)
+        self.size = int(size)
+        self.rows = math.isqrt(self.size - 1) + 1
+        self.columns = -(-self.size // self.rows)
         # Even rounds shift the row by a function of the column, odd rounds the column by the row.
         lengths = [(self.columns, self.rows), (self.rows, self.columns)] * (_ROUNDS // 2)
         words = random_bits(sum(length for length, _ in lengths), purpose, identity) >> np.uint64(32)
         self.tables: list[NDArray[np.uint32]] = []
+        self._joined: NDArray[np.uint32] | None = None  # for the compiled kernel
         for length, modulus in lengths:
             drawn, words = words[:length], words[length:]
             self.tables.append(((drawn * np.uint64(modulus)) >> np.uint64(32)).astype(np.uint32))
@@ -60,6 +63,16 @@ class Permutation:
         while len(outside):
             images[outside] = self._round_trip(images[outside])
             outside = outside[images[outside] >= self.size]
+        return images
+
+    def of_range(self, first: int, last: int) -> NDArray[np.uint32]:
+        """Return the images of first..last - 1, shape (last - first,), uint32."""
+        if not native.available():
+            return self(np.arange(first, last, dtype=np.uint32))
+        if self._joined is None:
+            self._joined = np.concatenate(self.tables)
+        images = np.empty(last - first, np.uint32)
+        native.divide(last - first, "permute", self._joined, self.rows, self.columns, self.size, first, images)
         return images
 
     def _round_trip(self, cells: NDArray[np.uint32]) -> NDArray[np.uint32]:
@@ -102,18 +115,17 @@ def allocate(
         for number, (start, stop) in enumerate(itertools.pairwise(bounds)):
             slot = Permutation(stop - start, f"slot {number}", identity) if permute else None
             for first, last in _chunks(0, stop - start):
-                positions = np.arange(first, last, dtype=np.uint32)
-                images = positions if slot is None else slot(positions)
+                images = np.arange(first, last, dtype=np.uint32) if slot is None else slot.of_range(first, last)
                 entries[start + first : start + last] = (images + np.uint32(start)) % np.uint32(dof)
         return entries
     whole = total - total % dof
     everywhere = Permutation(total, "allocation", identity)
-    drawn = Permutation(dof, "remainder", identity)
+    drawn = Permutation(dof, "remainder", identity).of_range(0, total - whole)
     for first, last in _chunks(0, total):
-        images = everywhere(np.arange(first, last, dtype=np.uint32))
+        images = everywhere.of_range(first, last)
         chosen = images % np.uint32(dof)
         late = np.flatnonzero(images >= whole)
-        chosen[late] = drawn(chosen[late])
+        chosen[late] = drawn[chosen[late]]
         entries[first:last] = chosen
     return entries
 

@@ -29,6 +29,52 @@ static inline bfloat16 to_bfloat16(uint32_t word) {
 }
 static inline uint32_t from_bfloat16(bfloat16 value) { return (uint32_t)value << 16; }
 
+// ---- The allocation: a Feistel permutation of 0..size-1 (see allocation.py) --------------------------
+// tables: of 8 rounds, one after another, `columns` and `rows` long by turns.
+
+#define RUN 1024
+
+static void round_trip(const uint32_t *tables, uint32_t rows, uint32_t columns, uint32_t *row, uint32_t *column, int64_t n) {
+    for (int round = 0; round < 8; round += 2) {
+        const uint32_t *down = tables, *right = tables + columns;
+        for (int64_t i = 0; i < n; i++) {
+            uint32_t r = row[i] + down[column[i]];
+            row[i] = r < r - rows ? r : r - rows;  // modulo: the difference wraps
+        }
+        for (int64_t i = 0; i < n; i++) {
+            uint32_t c = column[i] + right[row[i]];
+            column[i] = c < c - columns ? c : c - columns;
+        }
+        tables += columns + rows;
+    }
+}
+
+// images[i]: where position start + i goes.
+int permute(const uint32_t *tables, int64_t rows, int64_t columns, int64_t size, int64_t start, uint32_t *images,
+            int64_t first, int64_t last) {
+    uint32_t row[RUN], column[RUN];
+    for (int64_t done = first; done < last; done += RUN) {
+        const int64_t n = last - done < RUN ? last - done : RUN;
+        uint32_t r = (start + done) / columns, c = (start + done) % columns;
+        for (int64_t i = 0; i < n; i++) {
+            row[i] = r;
+            column[i] = c;
+            if (++c == columns) c = 0, r++;
+        }
+        round_trip(tables, rows, columns, row, column, n);
+        for (int64_t i = 0; i < n; i++) images[done + i] = row[i] * (uint32_t)columns + column[i];
+        // The grid has up to `rows` cells too many: walk on from these until inside.
+        for (int64_t i = 0; i < n; i++)
+            while (images[done + i] >= size) {
+                row[0] = images[done + i] / columns;
+                column[0] = images[done + i] % columns;
+                round_trip(tables, rows, columns, row, column, 1);
+                images[done + i] = row[0] * (uint32_t)columns + column[0];
+            }
+    }
+    return 0;
+}
+
 // ---- Small rings: a look-up for each position ------------------------------------------------------
 // words[position]: entry of the ring, the sign in the highest bit.
 
@@ -154,42 +200,86 @@ static int64_t *copied(const int64_t *from, int64_t count) {
 TWO_PASSES(float32)
 TWO_PASSES(bfloat16)
 
-// Positions sorted by entry. `next`, zero at first, has dof + 1 counters; `order` gets the sign too.
-int sort_by_entry(const uint32_t *words, int64_t total, int64_t dof, uint32_t *next, uint32_t *order) {
-    for (int64_t i = 0; i < total; i++) next[(words[i] & ENTRY) + 1]++;
-    for (int64_t entry = 0; entry < dof; entry++) next[entry + 1] += next[entry];
-    for (int64_t i = 0; i < total; i++) order[next[words[i] & ENTRY]++] = (uint32_t)i | (words[i] & SIGN);
-    // next[entry] is now where the entry's uses end.
+// The two passes' tables are made range by range of the ring, a range being 2^shift entries. First: how many
+// positions of each chunk take an entry of each range; counts, zero at first, is (chunks, ranges).
+int count_uses(const uint32_t *words, const int64_t *starts, int64_t shift, int64_t ranges, int64_t *counts,
+               int64_t first, int64_t last) {
+    for (int64_t chunk = first; chunk < last; chunk++)
+        for (int64_t i = starts[chunk]; i < starts[chunk + 1]; i++)
+            counts[chunk * ranges + ((words[i] & ENTRY) >> shift)]++;
     return 0;
 }
 
-// The two passes' tables from sorted positions. Returns the number of uses, unused entries included.
-// chunk_near[position >> 10] is the chunk in which that run of 1024 positions begins.
-int64_t make_passes(const uint32_t *order, const uint32_t *ends, int64_t dof, const int64_t *starts, int64_t chunks,
-                    const int64_t *bucket_starts, const uint16_t *chunk_near, int64_t ranges, uint16_t *uses, uint16_t *places,
-                    int64_t *range_uses, int64_t *range_entries, int64_t *range_fill) {
-    int64_t *fill = copied(bucket_starts, chunks), count = 0, i = 0, range = 0;
-    if (!fill) return -1;
-    for (int64_t entry = 0; entry <= dof; entry++) {
-        while (range <= ranges && entry == dof * range / ranges) {
-            range_uses[range] = count;
-            range_entries[range] = entry;
-            memcpy(range_fill + range++ * chunks, fill, chunks * sizeof(int64_t));
-        }
-        if (entry == dof) break;
-        uint32_t next = NEXT;
-        if (i == ends[entry]) uses[count++] = UNUSED;
-        for (; i < ends[entry]; i++) {
-            const int64_t position = order[i] & ENTRY;
-            int64_t chunk = chunk_near[position >> 10];
-            while (position >= starts[chunk + 1]) chunk++;
-            uses[count++] = (uint16_t)(chunk | next | (order[i] >> 31 << 15));
-            places[starts[chunk] + fill[chunk]++ - bucket_starts[chunk]] = (uint16_t)(position - starts[chunk]);
-            next = 0;
+// Second: the positions of each range, ascending. next, (chunks, ranges), is where each chunk's begin.
+// where[]: the sign, the chunk, and the place in it; entry[]: of the ring.
+int collect_uses(const uint32_t *words, const int64_t *starts, int64_t shift, int64_t ranges, int64_t *next,
+                 uint32_t *where, uint32_t *entry, int64_t first, int64_t last) {
+    for (int64_t chunk = first; chunk < last; chunk++) {
+        int64_t *to = next + chunk * ranges;
+        for (int64_t i = starts[chunk]; i < starts[chunk + 1]; i++) {
+            const int64_t at = to[(words[i] & ENTRY) >> shift]++;
+            where[at] = (words[i] & SIGN) | (uint32_t)chunk << 16 | (uint32_t)(i - starts[chunk]);
+            entry[at] = words[i] & ENTRY;
         }
     }
-    free(fill);
-    return count;
+    return 0;
+}
+
+// How many entries of each range nobody takes.
+int count_unused(const uint32_t *entry, const int64_t *bounds, const int64_t *range_entries, int64_t *unused,
+                 int64_t first, int64_t last) {
+    for (int64_t range = first; range < last; range++) {
+        const int64_t low = range_entries[range], entries = range_entries[range + 1] - low;
+        uint8_t *seen = calloc(entries, 1);
+        if (!seen) return 1;
+        int64_t distinct = 0;
+        for (int64_t i = bounds[range]; i < bounds[range + 1]; i++) {
+            distinct += !seen[entry[i] - low];
+            seen[entry[i] - low] = 1;
+        }
+        unused[range] = entries - distinct;
+        free(seen);
+    }
+    return 0;
+}
+
+// Third: each range's positions sorted by entry, as uses and places. bounds: where each range's positions
+// begin; range_uses: where its uses do, which include the entries without one.
+int make_passes(const uint32_t *where, const uint32_t *entry, const int64_t *bounds, const int64_t *range_entries,
+                const int64_t *range_uses, const int64_t *range_fill, const int64_t *starts, const int64_t *bucket_starts,
+                int64_t chunks, uint16_t *uses, uint16_t *places, int64_t first, int64_t last) {
+    for (int64_t range = first; range < last; range++) {
+        const int64_t low = range_entries[range], entries = range_entries[range + 1] - low;
+        const int64_t begin = bounds[range], count = bounds[range + 1] - begin;
+        int64_t *fill = copied(range_fill + range * chunks, chunks), used = range_uses[range];
+        uint32_t *next = calloc(entries + 1, sizeof(uint32_t)), *sorted = malloc(count * sizeof(uint32_t) + 1);
+        if (!fill || !next || !sorted) {
+            free(fill), free(next), free(sorted);
+            return 1;
+        }
+        for (int64_t i = 0; i < count; i++) next[entry[begin + i] - low + 1]++;
+        for (int64_t e = 0; e < entries; e++) next[e + 1] += next[e];
+        for (int64_t i = 0; i < count; i++) sorted[next[entry[begin + i] - low]++] = where[begin + i];
+        // next[e] is now where the uses of entry e end.
+        for (int64_t e = 0, i = 0; e < entries; e++) {
+            if (i == next[e]) uses[used++] = UNUSED;
+            for (uint32_t new = NEXT; i < next[e]; i++, new = 0) {
+                const int64_t chunk = sorted[i] >> 16 & 0x7fff;
+                uses[used++] = (uint16_t)(chunk | new | (sorted[i] >> 31 << 15));
+                places[starts[chunk] + fill[chunk]++ - bucket_starts[chunk]] = (uint16_t)sorted[i];
+            }
+        }
+        free(fill), free(next), free(sorted);
+    }
+    return 0;
+}
+
+// Positions sorted by entry. next, zero at first, has dof + 1 counters; in the end, where each entry's uses end.
+int sort_by_entry(const uint32_t *entry, int64_t total, int64_t dof, uint32_t *next, uint32_t *order) {
+    for (int64_t i = 0; i < total; i++) next[entry[i] + 1]++;
+    for (int64_t e = 0; e < dof; e++) next[e + 1] += next[e];
+    for (int64_t i = 0; i < total; i++) order[next[entry[i]]++] = (uint32_t)i;
+    return 0;
 }
 
 // ---- Blocks of 16 entries: whole cache lines move --------------------------------------------------

@@ -26,8 +26,6 @@ SOURCE = Path(__file__).with_name("kernels.c")
 SWITCH = "RPG_BENCH_NATIVE"  # environment: 0 works without the compiled kernels
 FLAGS = ("-O3", "-march=native", "-std=c11", "-shared", "-fPIC")
 
-_COUNTING = ("make_passes",)  # whose result is no failure but a number
-
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
 
@@ -58,12 +56,9 @@ def available() -> bool:
     return library() is not None
 
 
-def call(name: str, *arguments: Tensor | NDArray[Any] | int) -> int:
-    """Call a kernel; tensors and arrays go as addresses, numbers as 64 bits."""
-    function = getattr(library(), name)
-    function.restype = ctypes.c_int64 if name in _COUNTING else ctypes.c_int
-    result: int = function(*map(_argument, arguments))
-    return result
+def call(name: str, *arguments: Tensor | NDArray[Any] | int) -> None:
+    """Call a kernel as a whole; tensors and arrays go as addresses, numbers as 64 bits."""
+    getattr(library(), name)(*map(_argument, arguments))
 
 
 def divide(count: int, name: str, *arguments: Tensor | NDArray[Any] | int) -> None:

@@ -26,7 +26,7 @@ LARGEST_LOOK_UP = 1 << 18  # entries of a ring that stays in a core's cache
 MOST_CHUNKS = 4096  # the buckets that are filled at a time must stay in cache; 14 bits could name four times more
 BUCKET_GAP = 528  # values, 33 half cache lines of bfloat16, between the buckets of two passes
 PARTS = 16  # of a backward pass, each summed by itself: fixed, so that threads do not change the sum
-RANGES = 64  # of the ring, each of which a thread can begin at
+RANGE_BITS = 6  # a ring is cut into at most 2^6 ranges, each of which a thread can begin at
 
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
@@ -226,24 +226,29 @@ class TwoPassTable(NativeTable):
         super().__init__(layout, scales, dof)
         self.chunks = chunks = Chunks.of(layout.sizes)
         self.chunk_scales = np.array(scales, np.float32)[chunks.slot]
-        total = len(words)
         self._spare_buckets: collections.deque[NDArray[np.uint8]] = collections.deque(maxlen=1)
         self.bucket_starts = chunks.starts + BUCKET_GAP * np.arange(chunks.count + 1)
-        ends, order = np.zeros(dof + 1, np.uint32), np.empty(total, np.uint32)
-        native.call("sort_by_entry", words, total, dof, ends, order)
-        near = (np.searchsorted(chunks.starts, np.arange(0, total, 1 << 10), side="right") - 1).astype(np.uint16)
-        self.ranges = min(RANGES, dof)
-        self.range_uses, self.range_entries = np.empty(self.ranges + 1, np.int64), np.empty(self.ranges + 1, np.int64)
-        self.range_fill = np.empty((self.ranges + 1, chunks.count), np.int64)
-        unused = int((np.diff(ends[:dof], prepend=np.uint32(0)) == 0).sum())
-        self.uses, self.places = np.empty(total + unused, np.uint16), np.empty(total, np.uint16)
-        tables = (self.uses, self.places, self.range_uses, self.range_entries, self.range_fill)
-        if native.call(
-            "make_passes",
-            *(order, ends, dof, chunks.starts, chunks.count, self.bucket_starts, near, self.ranges),
-            *tables,
-        ) != len(self.uses):
-            raise MemoryError("no memory to build the ring's tables")
+        shift = max(0, (dof - 1).bit_length() - RANGE_BITS)
+        self.ranges = (dof - 1 >> shift) + 1
+        self.range_entries = np.minimum(np.arange(self.ranges + 1, dtype=np.int64) << shift, dof)
+        fixed = (words, chunks.starts, shift, self.ranges)
+        counts = np.zeros((chunks.count, self.ranges), np.int64)
+        native.divide(chunks.count, "count_uses", *fixed, counts)
+        before = np.zeros((self.ranges + 1, chunks.count), np.int64)
+        np.cumsum(counts.T, axis=0, out=before[1:])
+        self.range_fill = self.bucket_starts[:-1] + before
+        bounds = before.sum(1)
+        # Range after range, and chunk after chunk in each.
+        following = np.ascontiguousarray((bounds[:-1, None] + np.cumsum(counts.T, axis=1) - counts.T).T)
+        where, entry = np.empty(len(words), np.uint32), np.empty(len(words), np.uint32)
+        native.divide(chunks.count, "collect_uses", *fixed, following, where, entry)
+        unused = np.empty(self.ranges, np.int64)
+        native.divide(self.ranges, "count_unused", entry, bounds, self.range_entries, unused)
+        self.range_uses = bounds + np.cumsum([0, *unused])
+        self.uses, self.places = np.empty(self.range_uses[-1], np.uint16), np.empty(len(words), np.uint16)
+        ranges = (bounds, self.range_entries, self.range_uses, self.range_fill)
+        buckets = (chunks.starts, self.bucket_starts, chunks.count)
+        native.divide(self.ranges, "make_passes", where, entry, *ranges, *buckets, self.uses, self.places)
 
     @property
     def bytes(self) -> int:
@@ -298,12 +303,13 @@ class BlockTable(NativeTable):
         self.slot_size = np.array(layout.sizes, np.int64)
         self.slot_blocks = np.cumsum([0, *(-(-size // BLOCK) for size in layout.sizes)]).astype(np.int64)
         self.small = dof <= LARGEST_LOOK_UP
-        parts = PARTS if self.small else RANGES
+        parts = PARTS if self.small else 1 << RANGE_BITS
         self.parts = np.linspace(0, len(blocks), parts + 1).astype(np.int64)
         if not self.small:
-            self.order = np.argsort(blocks, kind="stable").astype(np.uint32)
+            ends, self.order = np.zeros(dof // BLOCK + 1, np.uint32), np.empty(len(blocks), np.uint32)
+            native.call("sort_by_entry", blocks, len(blocks), dof // BLOCK, ends, self.order)
             self.slot_of = (np.searchsorted(self.slot_blocks, self.order, side="right") - 1).astype(np.uint16)
-            self.ends = np.cumsum(np.bincount(blocks, minlength=dof // BLOCK)).astype(np.uint32)
+            self.ends = ends[:-1]
 
     @property
     def bytes(self) -> int:
