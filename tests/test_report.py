@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rpg_bench import InvalidInput
-from rpg_bench.report import schemes_digits
 from rpg_bench.report.command import main, make_tables
 from rpg_bench.report.experiments import Case, read_experiment, recorded
 from rpg_bench.report.records import read_records
@@ -20,17 +20,16 @@ TABLE = Path("results/tables/schemes_digits.md")
 
 
 @pytest.fixture(scope="module")
-def cases() -> list[Case]:
+def cases() -> Sequence[Case]:
     return read_experiment("schemes_digits")
 
 
 @pytest.fixture(autouse=True)
-def _cases_are_read_once(cases: list[Case], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schemes_digits, "read_experiment", lambda _: cases)
+def _folder() -> None:
     Path("results/records").mkdir(parents=True)
 
 
-def case_of(cases: list[Case], scheme: str, dof: object, backbone: str = "resnet18") -> Case:
+def case_of(cases: Sequence[Case], scheme: str, dof: object, backbone: str = "resnet18") -> Case:
     (found,) = [
         case
         for case in cases
@@ -67,19 +66,19 @@ def row(scheme: str, section: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_every_case_has_a_row_and_what_is_missing_says_so(cases: list[Case]) -> None:
+def test_every_case_has_a_row_and_what_is_missing_says_so(cases: Sequence[Case]) -> None:
     make_tables([], Path("results"))
     assert TABLE.read_text().count("| missing |") == len(cases)
 
 
-def test_the_experiment_has_every_scheme(cases: list[Case]) -> None:
+def test_the_experiment_has_every_scheme(cases: Sequence[Case]) -> None:
     from rpg_bench.sharing import SCHEMES
 
     assert {case.config.sharing.name for case in cases} == set(SCHEMES)
     assert len({run_hash(case.config) for case in cases}) == len(cases)
 
 
-def test_a_cell_is_mean_spread_and_number_of_runs(cases: list[Case]) -> None:
+def test_a_cell_is_mean_spread_and_number_of_runs(cases: Sequence[Case]) -> None:
     case = case_of(cases, "rpg_global", 36000)
     for seed, top1 in enumerate((96.0, 97.0, 98.0)):
         write(case, seed, top1)
@@ -90,7 +89,7 @@ def test_a_cell_is_mean_spread_and_number_of_runs(cases: list[Case]) -> None:
     assert row("rpg_global", "ResNet18 at 10% of D")[-1] == "missing"
 
 
-def test_the_same_records_make_the_same_bytes(cases: list[Case]) -> None:
+def test_the_same_records_make_the_same_bytes(cases: Sequence[Case]) -> None:
     write(case_of(cases, "snip", "10%"))
     make_tables([], Path("results"))
     first = TABLE.read_bytes()
@@ -98,7 +97,7 @@ def test_the_same_records_make_the_same_bytes(cases: list[Case]) -> None:
     assert TABLE.read_bytes() == first
 
 
-def test_a_run_of_another_recipe_is_not_taken(cases: list[Case]) -> None:
+def test_a_run_of_another_recipe_is_not_taken(cases: Sequence[Case]) -> None:
     case = case_of(cases, "rpg_global", 36000)
     recipe = dataclasses.replace(case.config.recipe, epochs=50)
     write(Case(case.overrides, dataclasses.replace(case.config, recipe=recipe)))
@@ -114,7 +113,7 @@ def test_a_run_of_another_recipe_is_not_taken(cases: list[Case]) -> None:
         ({"status": "failed", "final": {}}, "the run failed"),
     ],
 )
-def test_what_is_no_evidence_is_left_out(cases: list[Case], changes: dict[str, Any], named: str) -> None:
+def test_what_is_no_evidence_is_left_out(cases: Sequence[Case], changes: dict[str, Any], named: str) -> None:
     write(case_of(cases, "rpg_global", 36000), **changes)
     records = read_records(Path("results"))
     assert not records.found
@@ -124,7 +123,7 @@ def test_what_is_no_evidence_is_left_out(cases: list[Case], changes: dict[str, A
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 0}', '{"format": 1}', "\x00"])
 def test_a_damaged_record_is_named_and_left_out(
-    cases: list[Case], content: str, capsys: pytest.CaptureFixture[str]
+    cases: Sequence[Case], content: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(case_of(cases, "rpg_global", 36000))
     path.write_text(content)
@@ -135,13 +134,33 @@ def test_a_damaged_record_is_named_and_left_out(
     assert left.value.code == 1
 
 
-def test_a_record_under_another_name_is_damaged(cases: list[Case]) -> None:
+def test_a_record_under_another_name_is_damaged(cases: Sequence[Case]) -> None:
     path = write(case_of(cases, "rpg_global", 36000))
     path.rename(path.with_name("123456789abc.json"))
     assert "says that it is" in read_records(Path("results")).damaged[0]
 
 
-def test_runs_are_found_by_what_they_are_not_by_their_sweep(cases: list[Case]) -> None:
+def test_learning_curves_and_the_search_are_made_of_their_records() -> None:
+    def history(*top1: float) -> dict[str, Any]:
+        return {"history": [{"test_top1": value} for value in top1], "hardware": {"threads": 1}, "train_seconds": 600}
+
+    dense, ring = read_experiment("cpu_recipe")
+    write(dense, top1=20.0, **history(10.0, 20.0))
+    write(dense, seed=1, top1=22.0, **history(12.0, 22.0))
+    write(ring, top1=15.0, **history(5.0, 15.0))
+    write(read_experiment("cpu_recipe_search")[1], top1=7.5)
+    make_tables(["cpu_recipe"], Path("results"))
+    text = Path("results/tables/cpu_recipe.md").read_text()
+    assert "| `none` | 36,000 | 51,306 | 11.0 | 21.00 ± 1.41 (2) | 10 on 1 thread |" in text
+    assert "| `rpg_global 36,000` | 36,000 | 51,306 | 5.0 | 15.00 (1) | 10 on 1 thread |" in text
+    assert "| optimizer.lr=0.1 | missing | 7.50 (1) | 1.00 |" in text
+    first = {path: path.read_bytes() for path in Path("results/figures").iterdir()}
+    assert {path.suffix for path in first} == {".svg", ".pdf"}
+    make_tables(["cpu_recipe"], Path("results"))
+    assert {path: path.read_bytes() for path in Path("results/figures").iterdir()} == first
+
+
+def test_runs_are_found_by_what_they_are_not_by_their_sweep(cases: Sequence[Case]) -> None:
     case = case_of(cases, "tied", None)
     write(case, seed=3)
     records = read_records(Path("results"))

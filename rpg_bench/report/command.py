@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import NoReturn
 
 from rpg_bench.errors import InvalidInput, unknown
-from rpg_bench.report import schemes_digits
+from rpg_bench.report import cpu_recipe, schemes_digits
 from rpg_bench.report.records import Records, read_records
 
-TABLES: Mapping[str, Callable[[Records], str]] = {"schemes_digits": schemes_digits.make}
+TABLES: Mapping[str, Callable[[Records], str]] = {"schemes_digits": schemes_digits.make, "cpu_recipe": cpu_recipe.make}
+FIGURES: Mapping[str, Callable[[Records, Path], list[Path]]] = {"cpu_recipe": cpu_recipe.draw}
 
 _BAD_INPUT, _FAILED = 2, 1
 
 
 def make_tables(names: Sequence[str], results: Path) -> Records:
-    """Write `results/tables/NAME.md` for each name, or for all; the same bytes for the same records.
+    """Write `results/tables/NAME.md` and its figure for each name, or for all; the same bytes for the same records.
 
     Raises:
         InvalidInput: there are no records, or there is no such table.
@@ -36,7 +37,9 @@ def make_tables(names: Sequence[str], results: Path) -> Records:
     for name in names or TABLES:
         text = TABLES[name](records)
         (folder / f"{name}.md").write_text(text, encoding="utf-8", newline="\n")
-        print(f"{folder / name}.md")
+        drawn = FIGURES[name](records, results / "figures" / name) if name in FIGURES else []
+        for path in (folder / f"{name}.md", *drawn):
+            print(path)
     return records
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hydra import compose, initialize_config_dir
@@ -34,7 +35,8 @@ class Case:
         return " ".join([f"`{self.config.sharing.name}`", *(option.replace("=", " ") for option in options)])
 
 
-def read_experiment(name: str) -> list[Case]:
+@functools.cache
+def read_experiment(name: str) -> Sequence[Case]:
     """The cases of `configs/experiment/NAME.yaml`, in its order.
 
     Raises:
@@ -49,10 +51,10 @@ def read_experiment(name: str) -> list[Case]:
         sweeper = compose("train", base, return_hydra_config=True).hydra.sweeper
         cases = OmegaConf.to_container(sweeper.cases)
         assert isinstance(cases, list)
-        return [
+        return tuple(
             Case(tuple(case), from_hydra(compose("train", [*base, *case])))
             for case in expand(cases, [], OverridesParser.create())
-        ]
+        )
 
 
 def recorded(case: Case, records: Records, seeds: Iterable[int] | None = None) -> list[Record]:

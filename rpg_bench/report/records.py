@@ -33,6 +33,11 @@ class Record:
         return float(self.values["final"]["test_top1"])
 
     @property
+    def curve(self) -> list[float]:
+        """Top-1 on the evaluation images after each epoch, percent."""
+        return [float(epoch["test_top1"]) for epoch in self.values["history"]]
+
+    @property
     def dof(self) -> int:
         """Achieved degrees of freedom."""
         return int(self.values["dof"]["dof"])
