@@ -78,6 +78,25 @@ def test_the_experiment_has_every_scheme(cases: Sequence[Case]) -> None:
     assert len({run_hash(case.config) for case in cases}) == len(cases)
 
 
+@pytest.mark.parametrize("name", ["cpu_recipe", "cpu_recipe_search", "rpg_lors", "rpg_lors_search"])
+def test_the_cases_of_an_experiment_are_different_runs_of_one_recipe(name: str) -> None:
+    cases = read_experiment(name)
+    assert len({run_hash(case.config) for case in cases}) == len(cases)
+    assert {case.config.sweep for case in cases} == {name}
+    assert len({case.config.recipe.epochs for case in cases}) == 1
+
+
+def test_what_was_tried_and_what_was_measured_are_told_apart() -> None:
+    write(read_experiment("rpg_lors")[1], top1=30.0)
+    write(read_experiment("rpg_lors_search")[1], top1=20.0)
+    make_tables(["rpg_lors"], Path("results"))
+    measured, tried = Path("results/tables/rpg_lors.md").read_text().split("## What was tried")
+    assert "30.00 (1)" in measured
+    assert "20.00" not in measured
+    assert "20.00 (1)" in tried
+    assert "30.00" not in tried
+
+
 def test_a_cell_is_mean_spread_and_number_of_runs(cases: Sequence[Case]) -> None:
     case = case_of(cases, "rpg_global", 36000)
     for seed, top1 in enumerate((96.0, 97.0, 98.0)):

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import groupby
 
-from rpg_bench.report.experiments import Case, read_experiment, recorded
-from rpg_bench.report.markdown import table
+from rpg_bench.report.cases import protocol, table_of_cases
+from rpg_bench.report.experiments import Case, read_experiment
 from rpg_bench.report.records import Records
-from rpg_bench.report.summary import mean_and_spread
 
 EXPERIMENT = "schemes_digits"
-HEADS = ("scheme", "DoF", "of D", "total", "top-1, %")
 INTRODUCTION = """\
 What one sweep measured (`configs/experiment/schemes_digits.yaml`); made from the records by
 `python -m rpg_bench.report`, not by hand. Top-1 on the 360 test images: mean ± sample standard deviation over
@@ -27,7 +24,7 @@ def make(records: Records) -> str:
     parts = ["# Every scheme on digits", INTRODUCTION]
     for title, group in groupby(cases, key=_section):
         members = list(group)
-        parts += [f"## {title}", _protocol(members[0]), _table(members, records)]
+        parts += [f"## {title}", protocol(members[0]), table_of_cases(members, records)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -38,23 +35,3 @@ def _section(case: Case) -> str:
     if dof is None:
         return "ResNet18, dense, and schemes whose range begins at 7,987,200"
     return f"ResNet18 at {dof if isinstance(dof, str) else format(dof, ',')}{' of D' if isinstance(dof, str) else ''}"
-
-
-def _protocol(case: Case) -> str:
-    data, recipe, optimizer = case.config.dataset, case.config.recipe, case.config.optimizer
-    return (
-        f"{recipe.epochs} epochs of {data.name} at {data.image_size}x{data.image_size} pixels, batch "
-        f"{recipe.batch_size}, {optimizer.name}, lr {optimizer.lr:g}, weight decay {optimizer.weight_decay:g}."
-    )
-
-
-def _table(cases: Sequence[Case], records: Records) -> str:
-    rows = []
-    for case in cases:
-        found = recorded(case, records)
-        counts = ["", "", ""]
-        if found:
-            first = found[0]
-            counts = [f"{first.dof:,}", f"{first.dof / first.slot_scalars:.2%}", f"{first.total:,}"]
-        rows.append([case.label, *counts, mean_and_spread([record.top1 for record in found])])
-    return table(HEADS, rows)
