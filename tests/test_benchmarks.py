@@ -110,6 +110,17 @@ def test_check_measures_again_before_it_fails(tmp_path: Path) -> None:
     assert asked == ["unpack"] * 2
 
 
+def test_check_is_more_generous_on_another_kind_of_processor(tmp_path: Path) -> None:
+    record(tmp_path, figure(2.0))
+    path = tmp_path / "unpack.json"
+    content = json.loads(path.read_text())
+    content["hardware"]["cpu"] = "an abacus"
+    path.write_text(json.dumps(content))
+    check.compare(tmp_path, ["unpack"], CPU, measuring(4.5)[0])
+    with pytest.raises(Failed, match="slower"):
+        check.compare(tmp_path, ["unpack"], CPU, measuring(9.0)[0])
+
+
 def test_check_passes_over_what_is_not_to_be_compared(tmp_path: Path) -> None:
     record(tmp_path, dataclasses.replace(figure(2.0), compared=False))
     check.compare(tmp_path, ["unpack"], CPU, measuring(9.0)[0])

@@ -14,8 +14,10 @@ import torch
 from rpg_bench.benchmarks.result import LOWER, Figure, Result, read
 from rpg_bench.benchmarks.summary import number
 from rpg_bench.errors import Failed, InvalidInput
+from rpg_bench.records import provenance
 
 FACTOR, MARGIN = 1.5, 0.25  # worse by this factor, and by at least this much
+FOREIGN_FACTOR = 2.5  # on a processor of another kind than the recorded one
 ATTEMPTS = 3  # a busy machine is no regression: what fails is measured again, and the best counts
 
 
@@ -36,13 +38,13 @@ class Verdict:
         )
 
 
-def verdict(recorded: Figure, found: Sequence[Figure]) -> Verdict:
+def verdict(recorded: Figure, found: Sequence[Figure], factor: float = FACTOR) -> Verdict:
     """Judge the best of what was found by repeated measurement."""
     before = recorded.undisturbed
     if recorded.better == LOWER:
-        now, limit = min(figure.undisturbed for figure in found), max(FACTOR * before, before + MARGIN)
+        now, limit = min(figure.undisturbed for figure in found), max(factor * before, before + MARGIN)
         return Verdict(recorded.name, before, now, limit, now <= limit)
-    now, limit = max(figure.undisturbed for figure in found), min(before / FACTOR, before - MARGIN)
+    now, limit = max(figure.undisturbed for figure in found), min(before / factor, before - MARGIN)
     return Verdict(recorded.name, before, now, limit, now >= limit)
 
 
@@ -76,7 +78,9 @@ def compare(folder: Path, sections: Sequence[str], device: torch.device, measure
 
 
 def _judged(path: Path, measure: Callable[[], Result]) -> list[Verdict]:
-    recorded = [figure for values in read(path)["figures"] if (figure := Figure.from_dict(values)).compared]
+    content = read(path)
+    recorded = [figure for values in content["figures"] if (figure := Figure.from_dict(values)).compared]
+    factor = FACTOR if content["hardware"]["cpu"] == provenance()["hardware"]["cpu"] else FOREIGN_FACTOR
     found: dict[str, list[Figure]] = {figure.name: [] for figure in recorded}
     verdicts: list[Verdict] = []
     for _ in range(ATTEMPTS):
@@ -85,7 +89,7 @@ def _judged(path: Path, measure: Callable[[], Result]) -> list[Verdict]:
         for name, figures in found.items():
             if not figures:
                 raise InvalidInput(f"output: {path} has {name!r}, which is no longer measured; record it anew")
-        verdicts = [verdict(figure, found[figure.name]) for figure in recorded]
+        verdicts = [verdict(figure, found[figure.name], factor) for figure in recorded]
         if all(each.passed for each in verdicts):
             break
     return verdicts
