@@ -20,7 +20,7 @@ CIFAR-100, ResNet18 with the `half` stem. Made from the records of `configs/expe
 deviation over seeds (number of runs)."""
 SEARCHED = """\
 Three epochs, schedule included, on 45,000 of the training images; top-1 on the 5,000 others. The test images had no
-part in it. Cost: images times pixels, of the first candidate."""
+part in it. Pixels: of an epoch's training images, of the first candidate's."""
 MEASURED = "The recipe on all 50,000 training images; top-1 on the 10,000 test images."
 
 
@@ -67,7 +67,7 @@ def _search(cases: Sequence[Case], records: Records) -> str:
         members = {_name(case): case for case in group}
         cells = [mean_and_spread([record.top1 for record in recorded(members[name], records)]) for name in names]
         rows.append([label, *cells, f"{_pixels(next(iter(members.values()))) / first:.2f}"])
-    return table(["candidate", *(f"`{name}`" for name in names), "cost"], rows)
+    return table(["candidate", *(f"`{name}`" for name in names), "pixels"], rows)
 
 
 def _order(case: Case, cases: Sequence[Case]) -> int:
@@ -84,7 +84,7 @@ def _candidate(case: Case) -> str:
 
 
 def _pixels(case: Case) -> float:
-    """What one epoch costs: the mean number of pixels of a training image."""
+    """The mean number of pixels of a training image."""
     sizes = case.config.recipe.train_sizes or [case.config.dataset.image_size]
     return statistics.fmean(size**2 for size in sizes)
 
