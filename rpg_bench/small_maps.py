@@ -2,8 +2,8 @@
 
 A direct convolution kernel has little to run over on maps of 4x4 or 2x2 pixels, the last stages of a
 ResNet at 32x32: oneDNN spends half of ResNet18's training step there. Written as a product of
-patches and kernels (im2col; Chellapilla et al. 2006) the same layers take a tenth of the time
-(`python -m rpg_bench.benchmarks small_maps`).
+patches and kernels (im2col; Chellapilla et al. 2006) the same layers take a half to a sixth of the time
+(`python -m rpg_bench.benchmarks small_maps`; results/benchmarks/small_maps.json).
 """
 
 from __future__ import annotations

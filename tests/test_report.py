@@ -78,7 +78,7 @@ def test_the_experiment_has_every_scheme(cases: Sequence[Case]) -> None:
     assert len({run_hash(case.config) for case in cases}) == len(cases)
 
 
-@pytest.mark.parametrize("name", ["cpu_recipe", "cpu_recipe_search", "rpg_lors", "rpg_lors_search"])
+@pytest.mark.parametrize("name", ["block_digits", "cpu_recipe", "cpu_recipe_search", "rpg_lors", "rpg_lors_search"])
 def test_the_cases_of_an_experiment_are_different_runs_of_one_recipe(name: str) -> None:
     cases = read_experiment(name)
     assert len({run_hash(case.config) for case in cases}) == len(cases)

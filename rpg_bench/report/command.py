@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from rpg_bench.errors import InvalidInput, unknown
-from rpg_bench.report import cpu_recipe, rpg_lors, schemes_digits
+from rpg_bench.report import block_digits, cpu_recipe, rpg_lors, schemes_digits
 from rpg_bench.report.records import Records, read_records
 
 TABLES: Mapping[str, Callable[[Records], str]] = {
     "schemes_digits": schemes_digits.make,
     "cpu_recipe": cpu_recipe.make,
     "rpg_lors": rpg_lors.make,
+    "block_digits": block_digits.make,
 }
 FIGURES: Mapping[str, Callable[[Records, Path], list[Path]]] = {"cpu_recipe": cpu_recipe.draw}
 
