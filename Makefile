@@ -4,7 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check tables bench bench-check install clean
+EXPERIMENT ?= schemes_digits
+.PHONY: help demo test check tables list bench bench-check install clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -29,6 +30,9 @@ check: install  ## lint, format and type checks
 
 tables: install  ## make results/tables from results/records (seconds)
 	$(BIN)/python -m rpg_bench.report
+
+list: install  ## list the runs of EXPERIMENT=...: done, begun, missing, hours left
+	$(BIN)/python -m rpg_bench.report --list $(EXPERIMENT)
 
 bench: install  ## measure what sharing costs, into results/benchmarks (minutes; leave the machine alone)
 	$(BIN)/python -m rpg_bench.benchmarks

@@ -193,6 +193,7 @@ def test_runs_are_found_by_what_they_are_not_by_their_sweep(cases: Sequence[Case
         (["schemes_digit"], "did you mean 'schemes_digits'"),
         (["--results", "nowhere"], "nowhere"),
         (["--stric"], "command line"),
+        (["--list", "block_digit"], "did you mean 'block_digits'"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], mentioned: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,6 +203,31 @@ def test_a_mistake_is_one_line(arguments: list[str], mentioned: str, capsys: pyt
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 1
     assert mentioned in err
+
+
+def test_the_runs_of_an_experiment_are_listed_with_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    case = read_experiment("block_digits")[0]
+    took = {"train_seconds": 360.0}
+    write(case, seed=0, top1=91.25, **took)
+    write(case, seed=1, top1=91.5, **took)
+    begun = Path("runs") / run_hash(dataclasses.replace(case.config, seed=2))
+    begun.mkdir(parents=True)
+    (begun / "checkpoint-00000010.pt").touch()
+    main(["--list", "block_digits"])
+    *lines, total = capsys.readouterr().out.splitlines()
+    assert total == "block_digits: 20 runs, 2 done, 1 begun, 17 missing; about 1.8 hours left, as such runs took"
+    assert len(lines) == 20
+    assert lines[0].split()[1:4] == ["done", "91.25", "%"]
+    assert lines[0].endswith("seed=0 dof=2k sharing.block=1")
+    assert lines[8].split()[:2] == [begun.name, "begun"]
+    assert not Path("results/tables").exists()
+
+
+def test_runs_without_a_past_are_counted_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--list", "cpu_recipe"])
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "cpu_recipe: 2 runs, 0 done, 0 begun, 2 missing; 2 of a kind that never ran here"
+    )
 
 
 def test_an_unknown_experiment_names_the_nearest() -> None:

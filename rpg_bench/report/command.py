@@ -2,6 +2,7 @@
 
 python -m rpg_bench.report                     # all
 python -m rpg_bench.report schemes_digits      # one
+python -m rpg_bench.report --list NAME         # the runs of an experiment: done, begun, missing; hours left
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import NoReturn
 
 from rpg_bench.errors import InvalidInput, unknown
 from rpg_bench.report import block_digits, cpu_recipe, rpg_lors, schemes_digits
+from rpg_bench.report.listing import listing
 from rpg_bench.report.records import Records, read_records
 
 TABLES: Mapping[str, Callable[[Records], str]] = {
@@ -52,10 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Exit codes: 0 done, 1 a record is damaged and `--strict` was given, 2 bad input."""
     parser = _Parser(prog="python -m rpg_bench.report", description="Make tables from the records.", allow_abbrev=False)
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"{', '.join(TABLES)}; all by default")
+    parser.add_argument("--list", metavar="EXPERIMENT", help="list its runs instead: done, begun, missing, hours left")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="the folder of run directories, for --list")
     parser.add_argument("--results", type=Path, default=Path("results"), help="the folder that has records/")
     parser.add_argument("--strict", action="store_true", help="leave with 1 if a record is damaged")
     try:
         asked = parser.parse_args(arguments)
+        if asked.list is not None:
+            print(listing(asked.list, read_records(asked.results), asked.runs))
+            return
         records = make_tables(asked.tables, asked.results)
     except InvalidInput as error:
         print(f"error: {error}", file=sys.stderr)

@@ -18,7 +18,7 @@ from rpg_bench.report.records import Record, Records
 from rpg_bench.runs import run_hash
 from rpg_bench.sweeper import expand
 
-__all__ = ["Case", "read_experiment", "recorded"]
+__all__ = ["Case", "read_experiment", "read_runs", "recorded"]
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,26 @@ class Case:
         return " ".join([f"`{self.config.sharing.name}`", *(option.replace("=", " ") for option in options)])
 
 
-@functools.cache
 def read_experiment(name: str) -> Sequence[Case]:
     """The cases of `configs/experiment/NAME.yaml`, in its order.
 
     Raises:
         InvalidInput: there is no such experiment, or one of its cases cannot be composed.
     """
+    return _read(name, grid=False)
+
+
+def read_runs(name: str) -> Sequence[Case]:
+    """Every run of an experiment: its cases at each point of its grid, in the order of the sweep.
+
+    Raises:
+        InvalidInput: there is no such experiment, or one of its runs cannot be composed.
+    """
+    return _read(name, grid=True)
+
+
+@functools.cache
+def _read(name: str, *, grid: bool) -> Sequence[Case]:
     known = [path.stem for path in (config_directory() / "experiment").glob("*.yaml")]
     if name not in known:
         raise unknown("experiment", name, known)
@@ -51,9 +64,10 @@ def read_experiment(name: str) -> Sequence[Case]:
         sweeper = compose("train", base, return_hydra_config=True).hydra.sweeper
         cases = OmegaConf.to_container(sweeper.cases)
         assert isinstance(cases, list)
+        params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()] if grid else []
         return tuple(
             Case(tuple(case), from_hydra(compose("train", [*base, *case])))
-            for case in expand(cases, [], OverridesParser.create())
+            for case in expand(cases, params, OverridesParser.create())
         )
 
 
