@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from rpg_bench.report.figure import write
 
 PANELS = (
     ("share_seconds", "share() and tables, seconds", 1.0),
@@ -25,8 +26,6 @@ def draw(points: Sequence[Mapping[str, Any]], path: Path) -> list[Path]:
         import matplotlib
     except ImportError:
         return []
-    from rpg_bench.checkpoint import write_aside
-
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -40,13 +39,7 @@ def draw(points: Sequence[Mapping[str, Any]], path: Path) -> list[Path]:
     for panel in axes[1]:
         panel.set_xlabel("D, weights that are generated")
     axes[0][0].legend(title="N, degrees of freedom")
-    files = []
-    for suffix in (".png", ".pdf"):
-        content = io.BytesIO()
-        # No date, so that the same points give the same file.
-        figure.savefig(content, format=suffix[1:], dpi=150, metadata={"CreationDate": None} if suffix == ".pdf" else {})
-        files.append(path.with_suffix(suffix))
-        write_aside(files[-1], content.getvalue())
+    files = write(figure, path, (".png", ".pdf"))
     pyplot.close(figure)
     return files
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rpg_bench.benchmarks.networks import BUDGETS, ring_options
+from rpg_bench.benchmarks.networks import BUDGETS, RING_OPTIONS
 from rpg_bench.benchmarks.process import in_a_process
 from rpg_bench.benchmarks.result import Figure, Result, Settings
 
@@ -24,7 +24,7 @@ def run(settings: Settings) -> Result:
     common = {"stem": stem, "batch_size": batch_size, "device": settings.device.type}
     variants: dict[str, dict[str, Any]] = {"dense": {}}
     for budget, dof in list(BUDGETS.items())[: 1 if settings.short else None]:
-        for name, options in {"": {}}.items() if settings.short else ring_options().items():
+        for name, options in {"": {}}.items() if settings.short else RING_OPTIONS.items():
             variants[f"rpg_global {budget}{name}"] = {"dof": dof, "options": options}
     found = {name: in_a_process("memory_child", {**common, **variant}) for name, variant in variants.items()}
     dense = found.pop("dense")

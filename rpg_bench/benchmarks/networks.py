@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,13 +11,14 @@ from torch import Tensor, nn
 
 from rpg_bench.backbones import create_backbone
 from rpg_bench.config import BackboneConfig
-from rpg_bench.sharing import SCHEMES, share
+from rpg_bench.sharing import share
 from rpg_bench.small_maps import use_matrix_products
 
 CLASSES = 100
 IMAGE_SIZE = 32
 SMALL, LARGE = 36_000, 2_359_296  # the rings of the issue: 36k, and one kernel of 512 x 512 x 3 x 3
 BUDGETS = {"36k": SMALL, "2.36M": LARGE}
+RING_OPTIONS: dict[str, dict[str, Any]] = {"": {}, " block=16": {"block": 16}}  # by what they add to a ring's name
 
 
 def resnet18(stem: str, device: torch.device, *, direct: bool = False) -> nn.Module:
@@ -38,19 +38,13 @@ def resnet18(stem: str, device: torch.device, *, direct: bool = False) -> nn.Mod
 
 
 def rings(stem: str, device: torch.device, *, direct: bool = False) -> Iterator[tuple[str, nn.Module]]:
-    """ResNet18 through one ring: both budgets, entry by entry and, where there is such an option, by blocks."""
+    """ResNet18 through one ring: both budgets, entry by entry and by blocks."""
     for budget, dof in BUDGETS.items():
-        for name, options in ring_options().items():
+        for name, options in RING_OPTIONS.items():
             yield (
                 f"rpg_global {budget}{name}",
                 share(resnet18(stem, device, direct=direct), "rpg_global", dof, **options),
             )
-
-
-def ring_options() -> dict[str, dict[str, Any]]:
-    """The options that rings are measured with, by what is added to their names."""
-    by_blocks = any(field.name == "block" for field in dataclasses.fields(SCHEMES["rpg_global"]))  # type: ignore[arg-type]
-    return {"": {}, " block=16": {"block": 16}} if by_blocks else {"": {}}
 
 
 def random_batch(size: int, device: torch.device, image_size: int = IMAGE_SIZE) -> tuple[Tensor, Tensor]:

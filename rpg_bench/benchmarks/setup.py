@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rpg_bench.benchmarks.networks import LARGE, SMALL, resnet18, ring_options
+from rpg_bench.benchmarks.networks import LARGE, RING_OPTIONS, SMALL, resnet18
 from rpg_bench.benchmarks.process import environment, in_a_process
 from rpg_bench.benchmarks.result import Figure, Result, Settings
 from rpg_bench.benchmarks.timing import Contestant, Ratio, Times, in_turn
@@ -56,7 +56,7 @@ def _against_building(settings: Settings) -> tuple[list[Figure], dict[str, Times
 def _large_networks(figures: list[Figure]) -> dict[str, Any]:
     details = {}
     for model, bound in SHARE_BOUNDS.items():
-        for suffix, options in ring_options().items():
+        for suffix, options in RING_OPTIONS.items():
             name = f"share {model} 2.36M{suffix}"
             found = in_a_process("setup_child", {"model": model, "dof": LARGE, "options": options})
             details[name] = found

@@ -1,15 +1,20 @@
-"""Lines to SVG and PDF, the same bytes for the same lines."""
+"""Lines to vector graphics, the same bytes for the same lines."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rpg_bench.checkpoint import write_aside
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # told apart by all (Okabe and Ito)
 MARKERS = "os^Dv<"
+_DATED: Mapping[str, dict[str, None]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 
 def save(
@@ -27,7 +32,6 @@ def save(
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    files = []
     with pyplot.rc_context({"svg.hashsalt": "rpg_bench", "svg.fonttype": "none", "pdf.fonttype": 42}):
         figure, axes = pyplot.subplots(figsize=(5, 3.4), layout="constrained")
         for number, (name, (x, y)) in enumerate(lines.items()):
@@ -37,11 +41,19 @@ def save(
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
-        for suffix, dated in ((".svg", "Date"), (".pdf", "CreationDate")):
-            content = io.BytesIO()
-            figure.savefig(content, format=suffix[1:], metadata={dated: None})
-            files.append(path.with_suffix(suffix))
-            files[-1].parent.mkdir(exist_ok=True)
-            write_aside(files[-1], content.getvalue())
+        files = write(figure, path, (".svg", ".pdf"))
         pyplot.close(figure)
+    return files
+
+
+def write(figure: Figure, path: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Write the figure beside `path` in each format, whole or not at all; returns the files."""
+    files = []
+    for suffix in suffixes:
+        content = io.BytesIO()
+        # No date, so that the same lines give the same file.
+        figure.savefig(content, format=suffix[1:], dpi=150, metadata=_DATED.get(suffix, {}))
+        files.append(path.with_suffix(suffix))
+        files[-1].parent.mkdir(parents=True, exist_ok=True)
+        write_aside(files[-1], content.getvalue())
     return files
