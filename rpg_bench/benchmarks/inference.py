@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rpg_bench.benchmarks.networks import SMALL, random_batch, resnet18
+from rpg_bench.benchmarks.networks import SMALL, in_format, random_batch, resnet18
 from rpg_bench.benchmarks.result import Figure, Result, Settings
 from rpg_bench.benchmarks.timing import Contestant, Ratio, Times, in_turn
 from rpg_bench.sharing import materialize, share
@@ -18,7 +18,7 @@ def run(settings: Settings) -> Result:
     """Time single images and a batch, in float32."""
     dense = resnet18("cifar", settings.device).eval()
     shared = share(resnet18("cifar", settings.device), "rpg_global", SMALL).eval()
-    plain = materialize(shared).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as the dense one
+    plain = in_format(materialize(shared), torch.channels_last)  # as the dense one
     networks = {"dense": dense, "materialised": plain, "shared": shared}
     figures: list[Figure] = []
     times: dict[str, Times] = {}

@@ -33,8 +33,12 @@ def resnet18(stem: str, device: torch.device, *, direct: bool = False) -> nn.Mod
         )
     if device.type == "cpu" and not direct:
         use_matrix_products(network)
-    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network
+    return in_format(network.to(device), torch.channels_last)
+
+
+def in_format(network: nn.Module, form: torch.memory_format) -> nn.Module:
+    """The same network, its kernels in that order of memory."""
+    return network.to(memory_format=form)  # type: ignore[call-overload,no-any-return]  # torch has no hint for it
 
 
 def rings(stem: str, device: torch.device, *, direct: bool = False) -> Iterator[tuple[str, nn.Module]]:

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from rpg_bench.benchmarks.networks import autocast
+from rpg_bench.benchmarks.networks import autocast, in_format
 from rpg_bench.benchmarks.result import HIGHER, Figure, Result, Settings
 from rpg_bench.benchmarks.timing import Contestant, Ratio, Times, in_turn
 from rpg_bench.small_maps import use_matrix_products
@@ -25,7 +25,8 @@ def run(settings: Settings) -> Result:
     for channels, out, kernel, stride, side in LAYERS if settings.device.type == "cpu" else ():
         name = f"{channels} to {out} channels, kernel {kernel}, stride {stride}, map {side}x{side}"
         torch.manual_seed(0)
-        direct = nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        layer = nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=False)
+        direct = in_format(layer, torch.channels_last)
         product = nn.Sequential(copy.deepcopy(direct))
         use_matrix_products(product)
         images = torch.randn(BATCH_SIZE, channels, side, side).to(memory_format=torch.channels_last)

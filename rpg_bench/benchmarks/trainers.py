@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from rpg_bench.benchmarks.networks import in_format
 from rpg_bench.benchmarks.synthetic import MEAN, PADDING, STD, pixels
 from rpg_bench.benchmarks.timing import Contestant
 from rpg_bench.config import OptimizerConfig, RecipeConfig, ScheduleConfig, TrackingConfig, TrainConfig
@@ -70,7 +71,7 @@ class PlainImages(Dataset[tuple[Tensor, int]]):
 
 def plain_loop(network: nn.Module, batch_size: int, steps: int, device: torch.device) -> Contestant:
     """Each call is `steps` steps in float32 with images from worker processes, as the papers' code has it."""
-    network.to(device).to(memory_format=torch.contiguous_format).train()  # type: ignore[call-overload]
+    in_format(network.to(device), torch.contiguous_format).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
     loader = DataLoader(
         PlainImages(batch_size * steps),

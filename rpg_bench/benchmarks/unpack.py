@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from rpg_bench.benchmarks.networks import BUDGETS, autocast, resnet18, rings
+from rpg_bench.benchmarks.networks import BUDGETS, autocast, in_format, resnet18, rings
 from rpg_bench.benchmarks.result import HIGHER, Figure, Result, Settings
 from rpg_bench.benchmarks.timing import Contestant, Ratio, in_turn
 from rpg_bench.benchmarks.yardstick import share_layer_by_layer, unpack
@@ -56,14 +56,11 @@ def _sharings(device: torch.device) -> Iterator[tuple[str, Sharing, bool]]:
     for name, network in rings("half", device):
         yield f"{name} bf16 channels last", sharing_of(network), True
     for name, network in rings("half", device):
-        network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        yield f"{name} fp32", sharing_of(network), False
+        yield f"{name} fp32", sharing_of(in_format(network, torch.contiguous_format)), False
 
 
 def _contiguous(device: torch.device) -> nn.Module:
-    network = resnet18("half", device)
-    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return network
+    return in_format(resnet18("half", device), torch.contiguous_format)
 
 
 def _produced(sharing: Sharing, as_trained: bool) -> list[Tensor]:

@@ -65,7 +65,7 @@ class Table(ABC):
     def fold(self, gradients: Sequence[Tensor | None], kind: torch.dtype) -> Tensor:
         """The ring's gradient, of dtype `kind`, from the slots' (None: zero); summed in float32 at least."""
 
-    def of_slot(self, _: int) -> Table | None:
+    def of_slot(self, number: int) -> Table | None:
         """The part of the table for one slot, if it can be told apart."""
         return None
 
@@ -85,7 +85,7 @@ class TorchTable(Table):
     def bytes(self) -> int:
         return self.index.nbytes
 
-    def of_slot(self, number: int) -> Table:
+    def of_slot(self, number: int) -> Table | None:
         start = sum(self.layout.sizes[:number])
         part = self.index[start : start + self.layout.sizes[number]]
         return type(self)(part, self.layout.of_slot(number), self.scales[number : number + 1], self.dof)
@@ -133,8 +133,8 @@ class SortedTable(TorchTable):
     def bytes(self) -> int:
         return self.order.nbytes + self.ends.nbytes
 
-    def of_slot(self, _: int) -> None:  # type: ignore[override]  # what it cannot do
-        return None
+    def of_slot(self, number: int) -> None:
+        return None  # its order is over all slots
 
     def unpack(self, ring: Tensor, kind: torch.dtype) -> list[Tensor]:
         uses = ring.repeat_interleave(self._counts(), output_size=len(self.order))
