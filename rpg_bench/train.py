@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from torch import distributed
 
 from rpg_bench.command_line import run_command
+from rpg_bench.compiler import without_compiler
 from rpg_bench.config import TrainConfig, from_hydra
 from rpg_bench.lazy import without_collection, without_wandb
 from rpg_bench.runs import RunFiles, run_hash
@@ -119,7 +120,8 @@ def run(config: TrainConfig) -> float:
 
 def main() -> None:
     """The command `python -m rpg_bench.train`."""
-    run_command(train)
+    with without_compiler():
+        run_command(train)
     # Not after each run: the runs of a sweep share their processes.
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()

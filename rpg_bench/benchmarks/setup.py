@@ -23,7 +23,7 @@ SHARE_BOUNDS = {"resnet18": 0.5, "vit_base_patch16_224": 4.0, "vit_huge_patch14_
 LARGEST_PEAK = 8.0  # GiB of the whole process while the largest of them is shared
 FIRST_STEP_BOUND = 6.0  # seconds
 COMMAND = ("-m", "rpg_bench.train", "backbone=resnet18", "sharing=rpg_global", "dof=36k", "device=cpu")
-IMPORTS = ("-c", "import torch, torch._dynamo, timm")  # what cannot be avoided
+IMPORTS = ("-c", "import torch, timm")
 
 
 def run(settings: Settings) -> Result:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
+from rpg_bench.compiler import outside_of_graphs
 from rpg_bench.errors import InvalidInput, unknown
 from rpg_bench.sharing.allocation import random_bits
 from rpg_bench.sharing.budget import check_range, parse_dof
@@ -154,7 +155,7 @@ class RiglSharing(MaskedSharing):
             assert isinstance(average, RiglSharing)
             average._rewire(positions)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch has no hint
+    @outside_of_graphs
     def _watch(self, slots: Sequence[Tensor], starts: Sequence[int]) -> None:
         """Add up the gradients that reach these slots, the first of which starts at `starts[0]`."""
         for slot, start in zip(slots, starts):
