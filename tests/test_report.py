@@ -11,8 +11,15 @@ from typing import Any
 import pytest
 
 from rpg_bench import InvalidInput
-from rpg_bench.report.command import main, make_tables
+from rpg_bench.report.claims import CLAIMS, UNTESTED
+from rpg_bench.report.command import PAGES, main, make_tables
+from rpg_bench.report.csv_table import csv_table
+from rpg_bench.report.effects import effect
 from rpg_bench.report.experiments import Case, read_experiment, recorded
+from rpg_bench.report.fit import log_linear_fit
+from rpg_bench.report.latex import latex
+from rpg_bench.report.page import Measured, Table
+from rpg_bench.report.published import published
 from rpg_bench.report.records import read_records
 from rpg_bench.runs import run_hash
 
@@ -51,6 +58,9 @@ def write(case: Case, seed: int = 0, top1: float = 97.5, **changes: Any) -> Path
         "config": dataclasses.asdict(config),
         "dof": {"dof": 36000, "total": 51306, "slot_scalars": 11157504},
         "final": {"test_top1": top1},
+        "history": [{"test_top1": top1}],
+        "train_seconds": 600.0,
+        "hardware": {"threads": 1},
         "git": {"commit": "0" * 40, "dirty": False},
         **changes,
     }
@@ -66,8 +76,12 @@ def row(scheme: str, section: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
+def everything_below(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_every_case_has_a_row_and_what_is_missing_says_so(cases: Sequence[Case]) -> None:
-    make_tables([], Path("results"))
+    make_tables(["schemes_digits"], Path("results"))
     assert TABLE.read_text().count("| missing |") == len(cases)
 
 
@@ -78,7 +92,7 @@ def test_the_experiment_has_every_scheme(cases: Sequence[Case]) -> None:
     assert len({run_hash(case.config) for case in cases}) == len(cases)
 
 
-@pytest.mark.parametrize("name", ["block_digits", "cpu_recipe", "cpu_recipe_search", "rpg_lors", "rpg_lors_search"])
+@pytest.mark.parametrize("name", [*(set(PAGES) - {"claims", "schemes_digits"}), "cpu_recipe_search", "rpg_lors_search"])
 def test_the_cases_of_an_experiment_are_different_runs_of_one_recipe(name: str) -> None:
     cases = read_experiment(name)
     assert len({run_hash(case.config) for case in cases}) == len(cases)
@@ -110,17 +124,20 @@ def test_a_cell_is_mean_spread_and_number_of_runs(cases: Sequence[Case]) -> None
 
 def test_the_same_records_make_the_same_bytes(cases: Sequence[Case]) -> None:
     write(case_of(cases, "snip", "10%"))
+    write(read_experiment("accuracy_vs_dof")[0])
     make_tables([], Path("results"))
-    first = TABLE.read_bytes()
+    first = everything_below(Path("results"))
+    assert {path.suffix for path in first} == {".json", ".md", ".csv", ".tex", ".pdf", ".png"}
+    assert Path("results/README.md") in first
     make_tables([], Path("results"))
-    assert TABLE.read_bytes() == first
+    assert everything_below(Path("results")) == first
 
 
 def test_a_run_of_another_recipe_is_not_taken(cases: Sequence[Case]) -> None:
     case = case_of(cases, "rpg_global", 36000)
     recipe = dataclasses.replace(case.config.recipe, epochs=50)
     write(Case(case.overrides, dataclasses.replace(case.config, recipe=recipe)))
-    make_tables([], Path("results"))
+    make_tables(["schemes_digits"], Path("results"))
     assert row("rpg_global", "ResNet18 at 36,000")[-1] == "missing"
 
 
@@ -146,10 +163,10 @@ def test_a_damaged_record_is_named_and_left_out(
 ) -> None:
     path = write(case_of(cases, "rpg_global", 36000))
     path.write_text(content)
-    main([])
+    main(["schemes_digits"])
     assert f"left out: {path.name}" in capsys.readouterr().err
     with pytest.raises(SystemExit) as left:
-        main(["--strict"])
+        main(["schemes_digits", "--strict"])
     assert left.value.code == 1
 
 
@@ -160,8 +177,8 @@ def test_a_record_under_another_name_is_damaged(cases: Sequence[Case]) -> None:
 
 
 def test_learning_curves_and_the_search_are_made_of_their_records() -> None:
-    def history(*top1: float) -> dict[str, Any]:
-        return {"history": [{"test_top1": value} for value in top1], "hardware": {"threads": 1}, "train_seconds": 600}
+    def history(before: float, last: float) -> dict[str, Any]:
+        return {"history": [{"test_top1": value} for value in (*[before] * 6, last)]}
 
     dense, ring = read_experiment("cpu_recipe")
     write(dense, top1=20.0, **history(10.0, 20.0))
@@ -170,11 +187,11 @@ def test_learning_curves_and_the_search_are_made_of_their_records() -> None:
     write(read_experiment("cpu_recipe_search")[1], top1=7.5)
     make_tables(["cpu_recipe"], Path("results"))
     text = Path("results/tables/cpu_recipe.md").read_text()
-    assert "| `none` | 36,000 | 51,306 | 11.0 | 21.00 ± 1.41 (2) | 10 on 1 thread |" in text
-    assert "| `rpg_global 36,000` | 36,000 | 51,306 | 5.0 | 15.00 (1) | 10 on 1 thread |" in text
+    assert f"| `none` | 36,000 | 51,306 |{' 11.0 |' * 6} 21.00 ± 1.41 (2) | 10 on 1 thread |" in text
+    assert f"| `rpg_global 36,000` | 36,000 | 51,306 |{' 5.0 |' * 6} 15.00 (1) | 10 on 1 thread |" in text
     assert "| as it is | missing | 7.50 (1) | 1.00 |" in text
     first = {path: path.read_bytes() for path in Path("results/figures").iterdir()}
-    assert {path.suffix for path in first} == {".svg", ".pdf"}
+    assert {path.suffix for path in first} == {".png", ".pdf"}
     make_tables(["cpu_recipe"], Path("results"))
     assert {path: path.read_bytes() for path in Path("results/figures").iterdir()} == first
 
@@ -233,3 +250,119 @@ def test_runs_without_a_past_are_counted_apart(capsys: pytest.CaptureFixture[str
 def test_an_unknown_experiment_names_the_nearest() -> None:
     with pytest.raises(InvalidInput, match="did you mean 'schemes_digits'"):
         read_experiment("scheme_digits")
+
+
+def test_cases_are_what_hydra_composes() -> None:
+    from hydra import compose, initialize_config_dir
+
+    from rpg_bench.command_line import config_directory
+    from rpg_bench.config import from_hydra
+
+    for name, numbers in {"schemes_digits": (4, 26, 28, 30), "rpg_lors_search": (2, 4, 6), "lors_deit": (3,)}.items():
+        cases = read_experiment(name)
+        with initialize_config_dir(str(config_directory()), version_base="1.3"):
+            for number in numbers:
+                composed = compose("train", [f"+experiment={name}", *cases[number].overrides])
+                assert from_hydra(composed) == cases[number].config
+
+
+def test_every_claim_and_every_figure_of_the_papers_has_a_row() -> None:
+    make_tables(["claims"], Path("results"))
+    rows = [line for line in Path("results/tables/claims.md").read_text().splitlines() if line.endswith("** |")]
+    papers = {key for key, row in published().items() if row.paper.startswith(("RPG", "LORS"))}
+    assert papers - {"dense-in-r34"} == {claim.published for claim in CLAIMS} | set(UNTESTED)
+    assert len(rows) == len(CLAIMS) + len(UNTESTED)
+    assert all(row.endswith("**not run** |") for row in rows)
+
+
+def verdicts() -> dict[str, str]:
+    """The verdict on each claim, by how its statement begins."""
+    make_tables(["claims"], Path("results"))
+    lines = [line for line in Path("results/tables/claims.md").read_text().splitlines() if line.endswith("** |")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {row[0]: row[-1].strip("*") for row in cells}
+
+
+@pytest.mark.parametrize(
+    ("ring", "plain", "verdict"),
+    [
+        ((30.0, 30.5, 31.0), (20.0, 20.5, 21.0), "holds"),
+        ((20.0, 20.5, 21.0), (30.0, 30.5, 31.0), "does not hold"),
+        ((20.0, 30.0, 40.0), (19.0, 29.0, 39.0), "not enough runs"),
+        ((30.0,), (20.0,), "not enough runs"),
+        ((30.0, 30.5), (), "not run"),
+    ],
+)
+def test_verdicts_are_computed_from_the_runs(ring: tuple[float, ...], plain: tuple[float, ...], verdict: str) -> None:
+    cases = {case.overrides: case for case in read_experiment("destructive_sharing")}
+    for overrides, values in ((("sharing=rpg_global",), ring), (("sharing=recurrent",), plain)):
+        for seed, top1 in enumerate(values):
+            write(cases[overrides], seed, top1)
+    assert verdicts()["permutation and sign flips beat plain recurrent sharing"] == verdict
+
+
+@pytest.mark.parametrize(("bend", "verdict"), [(0.0, "not enough runs"), (40.0, "does not hold")])
+def test_a_line_is_a_line_on_every_network_only(bend: float, verdict: str) -> None:
+    dofs = []
+    for case in read_experiment("accuracy_vs_dof"):
+        config = case.config
+        if (config.backbone.name, config.sharing.name) == ("resnet18", "rpg_global"):
+            dofs.append(int(config.dof))
+            x = len(str(config.dof))
+            top1 = 10.0 * x - bend * (config.dof > 1_000_000)
+            counts = {"dof": 10**x, "total": config.dof, "slot_scalars": 11157504}
+            write(case, top1=top1, dof=counts)
+    assert len(dofs) == 7
+    (found,) = [verdict for claim, verdict in verdicts().items() if "log-linearly" in claim]
+    assert found == verdict
+
+
+def test_the_fit_is_drawn_and_stated() -> None:
+    for case in read_experiment("accuracy_vs_dof")[:11]:
+        if case.config.sharing.name == "rpg_global":
+            write(
+                case, top1=float(len(str(case.config.dof))), dof={"dof": case.config.dof, "total": 1, "slot_scalars": 2}
+            )
+    make_tables(["accuracy_vs_dof"], Path("results"))
+    text = Path("results/tables/accuracy_vs_dof.md").read_text()
+    fit = log_linear_fit([(n, float(len(str(n)))) for n in (8000, 36000, 112000, 360000, 1100000, 3500000, 11157504)])
+    assert fit is not None
+    assert (
+        f"| ResNet18 | {fit.slope:.3f} | {fit.intercept:.3f} | {fit.r_squared:.3f} | 8,000 to 11,157,504 | 7 |" in text
+    )
+    assert "| ResNet34 | missing |" in text
+    assert Path("results/figures/accuracy_vs_dof-resnet18.png").read_bytes().startswith(b"\x89PNG")
+    assert not Path("results/figures/accuracy_vs_dof-resnet34.png").exists()
+
+
+def test_published_figures_stand_by_themselves() -> None:
+    write(read_experiment("against_rivals")[1], top1=41.25)
+    make_tables(["against_rivals"], Path("results"))
+    measured, theirs = Path("results/tables/against_rivals.md").read_text().split("## Published")
+    assert "41.25 (1)" in measured
+    assert "50.17 ± 0.17" in theirs
+    assert "50.17" not in measured
+    assert "41.25" not in theirs
+
+
+def test_an_interval_needs_two_seeds_on_both_sides() -> None:
+    alone = effect([2.0], [1.0])
+    assert alone is not None
+    assert str(alone) == "+1.00"
+    assert effect([], [1.0]) is None
+    several = effect([2.0, 3.0, 4.0], [1.0, 1.0, 1.0])
+    assert several is not None
+    assert several.low < 2.0 < several.high
+
+
+def test_tables_for_programs_and_for_papers_are_escaped() -> None:
+    table = Table(
+        ("a_b", "top-1, %"), [["`rpg_global` 50% & more", Measured([1.0, 2.0])], ['say "so", then', Measured([])]]
+    )
+    assert csv_table(table).splitlines() == [
+        'a_b,"top-1, %: mean",std,n',
+        "rpg_global 50% & more,1.50,0.71,2",
+        '"say ""so"", then",,,0',
+    ]
+    assert r"a\_b & top-1, \% \\" in latex(table)
+    assert r"\texttt{rpg\_global} 50\% \& more & 1.50 $\pm$ 0.71 (2) \\" in latex(table)

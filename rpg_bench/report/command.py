@@ -1,6 +1,6 @@
-"""Make tables from the records.
+"""Make tables and figures from the records.
 
-python -m rpg_bench.report                     # all
+python -m rpg_bench.report                     # all, and results/README.md that shows them
 python -m rpg_bench.report schemes_digits      # one
 python -m rpg_bench.report --list NAME         # the runs of an experiment: done, begun, missing; hours left
 """
@@ -13,47 +13,93 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from rpg_bench.checkpoint import write_aside
 from rpg_bench.errors import InvalidInput, unknown
-from rpg_bench.report import block_digits, cpu_recipe, rpg_lors, schemes_digits
+from rpg_bench.report import (
+    accuracy_vs_dof,
+    against_rivals,
+    block_digits,
+    claims,
+    convergence,
+    cpu_recipe,
+    deeper_at_same_dof,
+    destructive_sharing,
+    global_vs_local,
+    lors_deit,
+    rpg_lors,
+    schemes_digits,
+)
+from rpg_bench.report.csv_table import csv_table
+from rpg_bench.report.figure import draw
+from rpg_bench.report.latex import latex
 from rpg_bench.report.listing import listing
+from rpg_bench.report.markdown import markdown
+from rpg_bench.report.overview import overview
+from rpg_bench.report.page import Page
 from rpg_bench.report.records import Records, read_records
 
-TABLES: Mapping[str, Callable[[Records], str]] = {
-    "schemes_digits": schemes_digits.make,
-    "cpu_recipe": cpu_recipe.make,
-    "rpg_lors": rpg_lors.make,
-    "block_digits": block_digits.make,
+# In the order of results/README.md.
+PAGES: Mapping[str, Callable[[Records], Page]] = {
+    claims.NAME: claims.make,
+    accuracy_vs_dof.EXPERIMENT: accuracy_vs_dof.make,
+    against_rivals.EXPERIMENT: against_rivals.make,
+    global_vs_local.EXPERIMENT: global_vs_local.make,
+    destructive_sharing.EXPERIMENT: destructive_sharing.make,
+    deeper_at_same_dof.EXPERIMENT: deeper_at_same_dof.make,
+    convergence.EXPERIMENT: convergence.make,
+    lors_deit.EXPERIMENT: lors_deit.make,
+    rpg_lors.EXPERIMENT: rpg_lors.make,
+    schemes_digits.EXPERIMENT: schemes_digits.make,
+    block_digits.EXPERIMENT: block_digits.make,
+    cpu_recipe.EXPERIMENT: cpu_recipe.make,
 }
-FIGURES: Mapping[str, Callable[[Records, Path], list[Path]]] = {"cpu_recipe": cpu_recipe.draw}
 
 _BAD_INPUT, _FAILED = 2, 1
 
 
 def make_tables(names: Sequence[str], results: Path) -> Records:
-    """Write `results/tables/NAME.md` and its figure for each name, or for all; the same bytes for the same records.
+    """Write each named page, or all of them, below `results`; the same bytes for the same records.
+
+    A page is `tables/NAME.md`; each of its tables also `.csv` and `.tex`; each of its plots `figures/*.pdf` and
+    `.png`. All pages together are `README.md`.
 
     Raises:
-        InvalidInput: there are no records, or there is no such table.
+        InvalidInput: there are no records, or there is no such page.
     """
     for name in names:
-        if name not in TABLES:
-            raise unknown("table", name, TABLES)
+        if name not in PAGES:
+            raise unknown("table", name, PAGES)
     records = read_records(results)
+    pages = [PAGES[name](records) for name in names or PAGES]
+    for page in pages:
+        for path in write_page(page, results):
+            print(path)
+    if not names:
+        write_aside(results / "README.md", overview(pages, records).encode())
+        print(results / "README.md")
+    return records
+
+
+def write_page(page: Page, results: Path) -> list[Path]:
+    """Write one page with its tables and plots; returns the files."""
     folder = results / "tables"
     folder.mkdir(exist_ok=True)
-    for name in names or TABLES:
-        text = TABLES[name](records)
-        (folder / f"{name}.md").write_text(text, encoding="utf-8", newline="\n")
-        drawn = FIGURES[name](records, results / "figures" / name) if name in FIGURES else []
-        for path in (folder / f"{name}.md", *drawn):
-            print(path)
-    return records
+    texts = {f"{page.name}.md": markdown(page, "../figures")}
+    for table in page.tables:
+        stem = f"{page.name}-{table.name}" if table.name else page.name
+        texts |= {f"{stem}.csv": csv_table(table), f"{stem}.tex": latex(table)}
+    for name, text in texts.items():
+        write_aside(folder / name, text.encode())
+    drawn = [path for plot in page.plots for path in draw(plot, results / "figures")]
+    return [*(folder / name for name in texts), *drawn]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Exit codes: 0 done, 1 a record is damaged and `--strict` was given, 2 bad input."""
-    parser = _Parser(prog="python -m rpg_bench.report", description="Make tables from the records.", allow_abbrev=False)
-    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"{', '.join(TABLES)}; all by default")
+    parser = _Parser(
+        prog="python -m rpg_bench.report", description="Make tables and figures from the records.", allow_abbrev=False
+    )
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"{', '.join(PAGES)}; all by default")
     parser.add_argument("--list", metavar="EXPERIMENT", help="list its runs instead: done, begun, missing, hours left")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="the folder of run directories, for --list")
     parser.add_argument("--results", type=Path, default=Path("results"), help="the folder that has records/")

@@ -5,69 +5,68 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
 
+from rpg_bench.report.cases import top1
 from rpg_bench.report.experiments import Case, read_experiment, recorded
-from rpg_bench.report.figure import save
-from rpg_bench.report.markdown import table
+from rpg_bench.report.page import Cell, Line, Page, Plot, Table
 from rpg_bench.report.records import Record, Records
-from rpg_bench.report.summary import MISSING, mean_and_spread
+from rpg_bench.report.summary import MISSING
 
 EXPERIMENT, SEARCH = "cpu_recipe", "cpu_recipe_search"
-INTRODUCTION = """\
-CIFAR-100, ResNet18 with the `half` stem. Made from the records of `configs/experiment/cpu_recipe.yaml` and
-`cpu_recipe_search.yaml` by `python -m rpg_bench.report`, not by hand. Top-1 in percent: mean ± sample standard
-deviation over seeds (number of runs)."""
+INTRODUCTION = "CIFAR-100, ResNet18 with the `half` stem; top-1 in percent."
 SEARCHED = """\
 Three epochs, schedule included, on 45,000 of the training images; top-1 on the 5,000 others. The test images had no
 part in it. Pixels: of an epoch's training images, of the first candidate's."""
 MEASURED = "The recipe on all 50,000 training images; top-1 on the 10,000 test images."
 
 
-def make(records: Records) -> str:
-    """Both tables as Markdown, the same for the same records."""
+def make(records: Records) -> Page:
+    """Learning curves, and how the recipe was chosen."""
     cases = read_experiment(EXPERIMENT)
-    parts = ["# The recipe of the CPU runs", INTRODUCTION, "## Learning curves", MEASURED, _curves(cases, records)]
-    if any(len(_history(recorded(case, records))) > 1 for case in cases):
-        parts.append("![learning curves](../figures/cpu_recipe.svg)")
-    parts += ["## The search", SEARCHED, _search(read_experiment(SEARCH), records)]
-    return "\n\n".join(parts) + "\n"
+    curves = [(case, _history(recorded(case, records))) for case in cases]
+    lines = [
+        Line(_name(case), case.config.sharing.name, [float(epoch + 1) for epoch in range(len(curve))], curve)
+        for case, curve in curves
+        if curve
+    ]
+    return Page(
+        EXPERIMENT,
+        "The recipe of the CPU runs",
+        [
+            INTRODUCTION,
+            "# Learning curves",
+            MEASURED,
+            _curves(cases, records),
+            Plot(EXPERIMENT, "learning curves", lines, xlabel="epoch", ylabel="test top-1, %"),
+            "# The search",
+            SEARCHED,
+            _search(read_experiment(SEARCH), records),
+        ],
+    )
 
 
-def draw(records: Records, path: Path) -> list[Path]:
-    """Draw top-1 over epochs, a line for each scheme, as SVG and PDF; returns the files, none without records."""
-    curves = {_name(case): _history(recorded(case, records)) for case in read_experiment(EXPERIMENT)}
-    if not any(len(curve) > 1 for curve in curves.values()):
-        return []
-    return save(path, _lines(curves), xlabel="epoch", ylabel="test top-1, %")
-
-
-def _lines(curves: dict[str, list[float]]) -> dict[str, tuple[list[float], list[float]]]:
-    return {name: ([float(epoch + 1) for epoch in range(len(curve))], curve) for name, curve in curves.items()}
-
-
-def _curves(cases: Sequence[Case], records: Records) -> str:
+def _curves(cases: Sequence[Case], records: Records) -> Table:
     epochs = cases[0].config.recipe.epochs
     heads = ["scheme", "DoF", "total", *(f"epoch {epoch}" for epoch in range(1, epochs)), "top-1, %", "minutes"]
-    rows = []
+    rows: list[list[Cell]] = []
     for case in cases:
         found = recorded(case, records)
         counts = [f"{found[0].dof:,}", f"{found[0].total:,}"] if found else ["", ""]
-        history = [f"{top1:.1f}" for top1 in _history(found)[:-1]] or [""] * (epochs - 1)
-        rows.append([f"`{_name(case)}`", *counts, *history, mean_and_spread([r.top1 for r in found]), _minutes(found)])
-    return table(heads, rows)
+        history = [f"{value:.1f}" for value in _history(found)[:-1]] or [""] * (epochs - 1)
+        rows.append([f"`{_name(case)}`", *counts, *history, top1(case, records), _minutes(found)])
+    return Table(heads, rows, "curves")
 
 
-def _search(cases: Sequence[Case], records: Records) -> str:
+def _search(cases: Sequence[Case], records: Records) -> Table:
     """A row for each candidate, a column for each scheme."""
     names = list(dict.fromkeys(_name(case) for case in cases))
-    rows = []
+    rows: list[list[Cell]] = []
     first = _pixels(cases[0])
     for label, group in groupby(sorted(cases, key=lambda case: _order(case, cases)), key=_candidate):
         members = {_name(case): case for case in group}
-        cells = [mean_and_spread([record.top1 for record in recorded(members[name], records)]) for name in names]
+        cells: list[Cell] = [top1(members[name], records) for name in names]
         rows.append([label, *cells, f"{_pixels(next(iter(members.values()))) / first:.2f}"])
-    return table(["candidate", *(f"`{name}`" for name in names), "pixels"], rows)
+    return Table(["candidate", *(f"`{name}`" for name in names), "pixels"], rows, "search")
 
 
 def _order(case: Case, cases: Sequence[Case]) -> int:

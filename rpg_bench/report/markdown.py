@@ -1,21 +1,45 @@
-"""Rows to Markdown."""
+"""Pages to Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rpg_bench.report.page import Cell, Page, Plot, Table
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column is text and whose others are numbers, to the right.
 
-    >>> print(table(["scheme", "DoF"], [["`none`", "36,000"]]))
+def markdown(page: Page, figures: str, heading: str = "#") -> str:
+    """The page as text.
+
+    Args:
+        page: what is written.
+        figures: the folder of the figures, relative to where the text will lie.
+        heading: the level of its title.
+    """
+    parts = [f"{heading} {page.title}"]
+    for part in page.parts:
+        if isinstance(part, Table):
+            parts.append(markdown_table(part))
+        elif isinstance(part, Plot):
+            if part.lines:
+                parts.append(f"![{part.alt}]({figures}/{part.name}.png)")
+        elif part.startswith("#"):
+            parts.append(f"{heading}{part}")
+        else:
+            parts.append(part)
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    """Numbers stand to the right.
+
+    >>> print(markdown_table(Table(["scheme", "DoF"], [["`none`", "36,000"]])))
     | scheme | DoF |
     |---|---:|
     | `none` | 36,000 |
     """
-    rule = "|---|" + "---:|" * (len(heads) - 1)
-    return "\n".join([_line(heads), rule, *map(_line, rows)])
+    rule = "|---|" + ("---|" if table.prose else "---:|") * (len(table.heads) - 1)
+    return "\n".join([_line(table.heads), rule, *map(_line, table.rows)])
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def _line(cells: Sequence[Cell]) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"

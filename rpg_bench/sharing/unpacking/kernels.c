@@ -297,6 +297,8 @@ int sort_by_entry(const uint32_t *entry, int64_t total, int64_t dof, uint32_t *n
 // blocks[i]: which 16 entries the i-th 16 positions of a slot take; signs[i]: a bit for each of them.
 // slot_blocks: number of each slot's first block; slot_size: its scalars (the last block may be short).
 
+#define AHEAD 16  // blocks: how long before its turn each is asked of memory
+
 // A whole block at once, in vectors that compilers map to whatever the processor has.
 typedef float floats __attribute__((vector_size(64)));
 typedef uint32_t words16 __attribute__((vector_size(64)));
@@ -355,6 +357,7 @@ static inline floats load_floats(const float *from) {
             while (block >= slot_blocks[slot + 1]) slot++;                                                     \
             const int64_t offset = 16 * (block - slot_blocks[slot]), left = slot_size[slot] - offset;          \
             const float *entry = ring + 16 * (int64_t)blocks[block];                                           \
+            if (block + AHEAD < parts[last]) __builtin_prefetch(ring + 16 * (int64_t)blocks[block + AHEAD]);   \
             if (left >= 16) write_block_##KIND(data[slot] + offset, entry, signs[block], scale[slot]);         \
             else write_##KIND(data[slot] + offset, entry, signs[block], scale[slot], left);                    \
         }                                                                                                      \
@@ -384,11 +387,16 @@ static inline floats load_floats(const float *from) {
                            const uint16_t *signs, const int64_t *slot_blocks, const int64_t *slot_size,        \
                            KIND *const *data, const float *scale, float *sums, int64_t first, int64_t last) {  \
         int64_t i = first ? ends[first - 1] : 0;                                                               \
+        const int64_t uses = last ? ends[last - 1] : 0;                                                        \
         for (int64_t entry = first; entry < last; entry++) {                                                   \
             float sum[16] = {0};                                                                               \
             for (; i < ends[entry]; i++) {                                                                     \
                 const int64_t block = order[i], slot = slot_of[i];                                             \
                 const int64_t offset = 16 * (block - slot_blocks[slot]), left = slot_size[slot] - offset;      \
+                if (i + AHEAD < uses) {                                                                        \
+                    const int64_t later = slot_of[i + AHEAD];                                                  \
+                    __builtin_prefetch(data[later] + 16 * (order[i + AHEAD] - slot_blocks[later]));            \
+                }                                                                                              \
                 if (!data[slot]) continue;                                                                     \
                 if (left >= 16) add_block_##KIND(sum, data[slot] + offset, signs[block], scale[slot]);         \
                 else add_##KIND(sum, data[slot] + offset, signs[block], scale[slot], left);                    \

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-LARGEST_CHUNK = 1 << 16  # scalars: a place within it is 16 bits, and it stays in a core's cache
+LARGEST_CHUNK = 1 << 16  # scalars: a place within it is 16 bits
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,10 @@ class Chunks:
     starts: NDArray[np.int64]  # one more than chunks
 
     @staticmethod
-    def of(sizes: Sequence[int]) -> Chunks:
-        """Cut slots of these sizes into chunks."""
-        slots = [np.full(-(-size // LARGEST_CHUNK), number, np.int64) for number, size in enumerate(sizes)]
-        offsets = [np.arange(0, size, LARGEST_CHUNK, dtype=np.int64) for size in sizes]
+    def of(sizes: Sequence[int], largest: int = LARGEST_CHUNK) -> Chunks:
+        """Cut slots of these sizes into chunks of at most `largest` scalars."""
+        slots = [np.full(-(-size // largest), number, np.int64) for number, size in enumerate(sizes)]
+        offsets = [np.arange(0, size, largest, dtype=np.int64) for size in sizes]
         bounds = np.cumsum([0, *sizes])
         starts = [bounds[number] + offset for number, offset in enumerate(offsets)]
         return Chunks(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rpg_bench.sharing.unpacking import native
-from rpg_bench.sharing.unpacking.layout import Chunks, Layout
+from rpg_bench.sharing.unpacking.layout import LARGEST_CHUNK, Chunks, Layout
 
 BLOCK = 16  # entries that move together with `sharing.block=16`: a cache line of float32
 LARGEST_LOOK_UP = 1 << 18  # entries of a ring that stays in a core's cache
@@ -220,11 +220,17 @@ class TwoPassTable(NativeTable):
     @staticmethod
     def is_better(layout: Layout, dof: int) -> bool:
         """Whether the ring is too large for a core's cache, and the slots not too large for the tables."""
-        return dof > LARGEST_LOOK_UP and Chunks.of(layout.sizes).count <= MOST_CHUNKS
+        return dof > LARGEST_LOOK_UP and TwoPassTable._chunks(layout).count <= MOST_CHUNKS
+
+    @staticmethod
+    def _chunks(layout: Layout) -> Chunks:
+        """Chunks that a core's cache holds twice, unless that makes too many of them."""
+        chunks = Chunks.of(layout.sizes, LARGEST_CHUNK // 2)
+        return chunks if chunks.count <= MOST_CHUNKS else Chunks.of(layout.sizes)
 
     def __init__(self, words: NDArray[np.uint32], layout: Layout, scales: Sequence[float], dof: int) -> None:
         super().__init__(layout, scales, dof)
-        self.chunks = chunks = Chunks.of(layout.sizes)
+        self.chunks = chunks = self._chunks(layout)
         self.chunk_scales = np.array(scales, np.float32)[chunks.slot]
         self._spare_buckets: collections.deque[NDArray[np.uint8]] = collections.deque(maxlen=1)
         self.bucket_starts = chunks.starts + BUCKET_GAP * np.arange(chunks.count + 1)

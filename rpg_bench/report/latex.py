@@ -1,0 +1,65 @@
+"""Tables to LaTeX, in the rules of booktabs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from rpg_bench.report.page import Cell, Table
+
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "²": r"$^2$",
+    "…": r"\dots{}",
+    "<": r"$<$",
+    ">": r"$>$",
+    "≥": r"$\geq$",
+    **{character: "\\" + character for character in "&%$#_{}"},
+}
+_MARKS = re.compile(r"`([^`]*)`|\*\*([^*]*)\*\*|\[([^]]*)\]\([^)]*\)")
+
+
+def latex(table: Table) -> str:
+    r"""The table as a tabular environment.
+
+    >>> print(latex(Table(["scheme", "of D"], [["`none`", "18%"]])), end="")
+    \begin{tabular}{lr}
+    \toprule
+    scheme & of D \\
+    \midrule
+    \texttt{none} & 18\% \\
+    \bottomrule
+    \end{tabular}
+    """
+    columns = "l" + ("l" if table.prose else "r") * (len(table.heads) - 1)
+    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", _line(table.heads), r"\midrule"]
+    lines += [*map(_line, table.rows), r"\bottomrule", r"\end{tabular}"]
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[Cell]) -> str:
+    return " & ".join(_text(str(cell)) for cell in cells) + r" \\"
+
+
+def _text(text: str) -> str:
+    """Marks of Markdown become commands; what LaTeX would take for a command is escaped."""
+    pieces, end = [], 0
+    for found in _MARKS.finditer(text):
+        code, bold, link = found.groups()
+        pieces.append(_escaped(text[end : found.start()]))
+        if code is not None:
+            pieces.append(rf"\texttt{{{_escaped(code)}}}")
+        elif bold is not None:
+            pieces.append(rf"\textbf{{{_escaped(bold)}}}")
+        else:
+            pieces.append(_text(link))
+        end = found.end()
+    return "".join(pieces) + _escaped(text[end:])
+
+
+def _escaped(text: str) -> str:
+    return "".join(_SPECIAL.get(character, character) for character in text)

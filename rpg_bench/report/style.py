@@ -1,0 +1,31 @@
+"""One colour and one marker for each scheme, in every figure."""
+
+from __future__ import annotations
+
+# Okabe and Ito's colours, which everybody tells apart; schemes that share one differ in their marker.
+_BLUE, _RED, _GREEN, _PINK, _ORANGE, _SKY, _BLACK = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+)
+STYLES = {
+    "none": (_BLACK, "s"),
+    "rpg_global": (_BLUE, "o"),
+    "rpg_local": (_SKY, "o"),
+    "recurrent": (_SKY, "v"),
+    "rpg_lors": (_PINK, "o"),
+    "lors": (_RED, "^"),
+    "lors_adaptive": (_RED, "D"),
+    "tied": (_RED, "v"),
+    "hashed": (_BLUE, "x"),
+    "lowrank": (_PINK, "^"),
+    "magnitude": (_ORANGE, "^"),
+    "random_prune": (_ORANGE, "x"),
+    "snip": (_GREEN, "^"),
+    "synflow": (_GREEN, "o"),
+    "rigl": (_ORANGE, "D"),
+}
