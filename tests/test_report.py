@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runner import ROOT
 
 from rpg_bench import InvalidInput
 from rpg_bench.report.claims import CLAIMS, UNTESTED
@@ -366,3 +367,17 @@ def test_tables_for_programs_and_for_papers_are_escaped() -> None:
     ]
     assert r"a\_b & top-1, \% \\" in latex(table)
     assert r"\texttt{rpg\_global} 50\% \& more & 1.50 $\pm$ 0.71 (2) \\" in latex(table)
+
+
+def test_the_first_command_of_a_newcomer_is_nobodys_record() -> None:
+    from hydra import compose, initialize_config_dir
+
+    from rpg_bench.command_line import config_directory, register_schema
+    from rpg_bench.config import from_hydra
+
+    register_schema()
+    with initialize_config_dir(str(config_directory()), version_base="1.3"):
+        config = from_hydra(compose("train", ["backbone=resnet18", "sharing=rpg_global", "dof=36k"]))
+    recorded_here = {path.stem for path in (ROOT / "results" / "records").glob("*.json")}
+    assert recorded_here
+    assert run_hash(config) not in recorded_here
