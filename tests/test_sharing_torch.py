@@ -79,6 +79,20 @@ def test_channels_last_gradients_are_the_same() -> None:
     assert_close(gradients_of(model, images().to(memory_format=torch.channels_last)), expected)
 
 
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("options", [{}, {"block": 16}])
+def test_the_memory_format_is_the_same_before_sharing_and_after(before: bool, options: dict[str, Any]) -> None:
+    model = make("resnet")
+    if before:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    share(model, "rpg_global", "30%", **options)
+    if not before:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    kernels = [slot for slot in sharing_of(model).produce() if slot.dim() == 4]
+    assert kernels
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+
+
 @SCHEMES
 def test_two_halves_accumulate_to_one_batch(scheme: str) -> None:
     model = shared("vit", scheme)

@@ -69,6 +69,8 @@ def share(
     sharing = get_scheme(scheme, **options).build(plan, model, batches)
     first = model.get_parameter(plan.slots[0].name)
     sharing.to(device=first.device, dtype=first.dtype)
+    if any(_is_channels_last(model.get_parameter(slot.name)) for slot in plan.slots):
+        sharing.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has no hint for it
     for number in plan.generated:
         for owner in plan.slots[number].owners:
             module = model.get_submodule(owner.module)
@@ -152,6 +154,10 @@ def sharing_of(model: nn.Module) -> Sharing:
     if not isinstance(sharing, Sharing):
         raise InvalidInput("model: it is not shared; call share() first")
     return sharing
+
+
+def _is_channels_last(weight: Tensor) -> bool:
+    return weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
 
 
 class _View(nn.Module):
