@@ -5,10 +5,11 @@ BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 EXPERIMENT ?= schemes_digits
-.PHONY: help demo test check tables list bench bench-check install clean
+SEEDS ?= 1
+.PHONY: help demo sweep-demo test check tables list reproduce bench bench-check install clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 install: $(VENV)/.installed  ## set up .venv with the package and its development tools
 
@@ -19,6 +20,10 @@ $(VENV)/.installed: pyproject.toml
 
 demo: install  ## train a ResNet18 through 36,000 free numbers on handwritten digits (about a minute)
 	$(BIN)/python -m rpg_bench.train backbone=resnet18 sharing=rpg_global dof=36k
+
+sweep-demo: install  ## train four of them and draw accuracy against DoF, below runs/sweep_demo (about three minutes)
+	$(BIN)/python -m rpg_bench.train --multirun +experiment=sweep_demo
+	$(BIN)/python -m rpg_bench.report --results runs/sweep_demo sweep_demo
 
 test: install  ## run the tests
 	$(BIN)/python -m pytest --numprocesses auto --quiet
@@ -33,6 +38,10 @@ tables: install  ## make results/tables from results/records (seconds)
 
 list: install  ## list the runs of EXPERIMENT=...: done, begun, missing, hours left
 	$(BIN)/python -m rpg_bench.report --list $(EXPERIMENT)
+
+reproduce: install  ## run what is missing of EXPERIMENT=... with SEEDS=3 seeds, then make the tables
+	$(BIN)/python -m rpg_bench.train --multirun +experiment=$(EXPERIMENT) 'seed=range($(SEEDS))'
+	$(BIN)/python -m rpg_bench.report
 
 bench: install  ## measure what sharing costs, into results/benchmarks (minutes; leave the machine alone)
 	$(BIN)/python -m rpg_bench.benchmarks

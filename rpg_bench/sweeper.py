@@ -64,10 +64,14 @@ def expand(cases: Sequence[Any], grid: Sequence[str], parser: OverridesParser) -
         parser: Hydra's.
 
     Raises:
-        InvalidInput: a case that is no list of overrides, or sweeps itself.
+        InvalidInput: a case that is no list of overrides, or sweeps itself; a sweep over nothing.
     """
-    points = BasicSweeper.split_arguments(parser.parse_overrides(list(grid)), None)[0]
-    taken = {override.key_or_group for override in parser.parse_overrides(list(grid))}
+    given = parser.parse_overrides(list(grid))
+    for override in given:
+        if override.is_sweep_override() and not list(override.sweep_string_iterator()):
+            raise InvalidInput(f"{override.key_or_group}: {override.input_line!r} sweeps over nothing")
+    points = BasicSweeper.split_arguments(given, None)[0]
+    taken = {override.key_or_group for override in given}
     parsed = [_parsed(case, number, taken, parser) for number, case in enumerate(cases)]
     runs = [[*point, *case] for point in points for case in parsed or [[]]]
     return [list(run) for run in dict.fromkeys(map(tuple, runs))]

@@ -21,6 +21,7 @@ from rpg_bench.report.fit import log_linear_fit
 from rpg_bench.report.latex import latex
 from rpg_bench.report.page import Measured, Table
 from rpg_bench.report.published import published
+from rpg_bench.report.readme import TABLES, refreshed
 from rpg_bench.report.records import read_records
 from rpg_bench.runs import run_hash
 
@@ -381,3 +382,17 @@ def test_the_first_command_of_a_newcomer_is_nobodys_record() -> None:
     recorded_here = {path.stem for path in (ROOT / "results" / "records").glob("*.json")}
     assert recorded_here
     assert run_hash(config) not in recorded_here
+
+
+def test_the_readme_shows_what_is_recorded() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.count("<!-- table: ") == len(TABLES)
+    assert refreshed(text, read_records(ROOT / "results")) == text
+
+
+def test_a_demonstration_is_made_when_it_is_asked_for() -> None:
+    write(read_experiment("sweep_demo")[1])
+    make_tables(["sweep_demo"], Path("results"))
+    assert "97.50 (1)" in Path("results/tables/sweep_demo.md").read_text()
+    assert Path("results/figures/sweep_demo.png").exists()
+    assert "sweep_demo" not in PAGES

@@ -173,6 +173,7 @@ def test_a_defect_in_one_run_does_not_stop_the_others(sweep: Sweep, monkeypatch:
         (["recipe.epoch=3"], "did you mean 'recipe.epochs'"),
         (["hydra.sweeper.cases=['sharing=lorz']"], "did you mean 'lors'"),
         (["hydra.sweeper.cases=[3]"], "cases[0]"),
+        (["seed=range(0)"], "sweeps over nothing"),
     ],
 )
 def test_a_mistake_is_named_before_the_first_run(sweep: Sweep, arguments: list[str], mentioned: str) -> None:

@@ -28,6 +28,7 @@ from rpg_bench.report import (
     lors_deit,
     rpg_lors,
     schemes_digits,
+    sweep_demo,
 )
 from rpg_bench.report.csv_table import csv_table
 from rpg_bench.report.figure import draw
@@ -36,6 +37,7 @@ from rpg_bench.report.listing import listing
 from rpg_bench.report.markdown import markdown
 from rpg_bench.report.overview import overview
 from rpg_bench.report.page import Page
+from rpg_bench.report.readme import refreshed
 from rpg_bench.report.records import Records, read_records
 
 # In the order of results/README.md.
@@ -53,30 +55,36 @@ PAGES: Mapping[str, Callable[[Records], Page]] = {
     block_digits.EXPERIMENT: block_digits.make,
     cpu_recipe.EXPERIMENT: cpu_recipe.make,
 }
+# Pages of records that are no evidence: made when they are asked for.
+DEMONSTRATIONS: Mapping[str, Callable[[Records], Page]] = {sweep_demo.EXPERIMENT: sweep_demo.make}
 
 _BAD_INPUT, _FAILED = 2, 1
 
 
 def make_tables(names: Sequence[str], results: Path) -> Records:
-    """Write each named page, or all of them, below `results`; the same bytes for the same records.
+    """Write each named page, or all but the demonstrations, below `results`; the same bytes for the same records.
 
     A page is `tables/NAME.md`; each of its tables also `.csv` and `.tex`; each of its plots `figures/*.pdf` and
-    `.png`. All pages together are `README.md`.
+    `.png`. All pages together are `README.md`; a README beside `results` has its marked tables made anew.
 
     Raises:
         InvalidInput: there are no records, or there is no such page.
     """
+    known = {**PAGES, **DEMONSTRATIONS}
     for name in names:
-        if name not in PAGES:
-            raise unknown("table", name, PAGES)
+        if name not in known:
+            raise unknown("table", name, known)
     records = read_records(results)
-    pages = [PAGES[name](records) for name in names or PAGES]
+    pages = [known[name](records) for name in names or PAGES]
     for page in pages:
         for path in write_page(page, results):
             print(path)
     if not names:
         write_aside(results / "README.md", overview(pages, records).encode())
         print(results / "README.md")
+        readme = results.resolve().parent / "README.md"
+        if readme.is_file():
+            write_aside(readme, refreshed(readme.read_text(encoding="utf-8"), records).encode())
     return records
 
 

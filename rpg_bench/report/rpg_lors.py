@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rpg_bench.report.cases import protocol, table_of_cases
 from rpg_bench.report.experiments import read_experiment
-from rpg_bench.report.page import Page
+from rpg_bench.report.page import Page, Table
 from rpg_bench.report.records import Records
 
 EXPERIMENT, SEARCH = "rpg_lors", "rpg_lors_search"
@@ -34,3 +34,8 @@ def make(records: Records) -> Page:
             table_of_cases(tried, records, "tried"),
         ],
     )
+
+
+def at_a_glance(records: Records) -> Table:
+    """What was measured under the whole recipe."""
+    return table_of_cases(read_experiment(EXPERIMENT), records)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from rpg_bench.report.cases import protocol, table_of_cases
+from rpg_bench.report.cases import protocol, table_of_cases, top1
 from rpg_bench.report.experiments import Case, read_experiment
-from rpg_bench.report.page import Page, Plot, Table
+from rpg_bench.report.page import Cell, Page, Plot, Table
 from rpg_bench.report.records import Records
 
 EXPERIMENT = "schemes_digits"
@@ -24,6 +24,24 @@ def make(records: Records) -> Page:
         members = list(group)
         parts += [f"# {title}", protocol(members[0]), table_of_cases(members, records, name)]
     return Page(EXPERIMENT, "Every scheme on digits", parts)
+
+
+def resnet_at_a_glance(records: Records) -> Table:
+    """ResNet18: schemes over budgets; those whose range begins higher stand at its beginning."""
+    cases = [case for case in read_experiment(EXPERIMENT) if case.config.backbone.name == "resnet18"]
+    found = {(case.config.sharing.name, case.config.dof): top1(case, records) for case in cases}
+    rows: list[list[Cell]] = []
+    for scheme in dict.fromkeys(name for name, _ in found):
+        cells = [found.get((scheme, budget), "") for budget in (36_000, "10%", None)]
+        rows.append([f"`{scheme}`", *cells])
+    return Table(("top-1 on digits, %", "36,000", "10 % of D", "least or dense"), rows)
+
+
+def deit_at_a_glance(records: Records) -> Table:
+    """DeiT-Tiny at the default size of LORS."""
+    cases = [case for case in read_experiment(EXPERIMENT) if case.config.backbone.name != "resnet18"]
+    found = table_of_cases(cases, records)
+    return Table(("DeiT-Tiny on digits", *found.heads[1:]), found.rows)
 
 
 def _section(case: Case) -> tuple[str, str]:
