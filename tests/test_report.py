@@ -129,7 +129,7 @@ def test_the_same_records_make_the_same_bytes(cases: Sequence[Case]) -> None:
     write(read_experiment("accuracy_vs_dof")[0])
     make_tables([], Path("results"))
     first = everything_below(Path("results"))
-    assert {path.suffix for path in first} == {".json", ".md", ".csv", ".tex", ".pdf", ".png"}
+    assert {path.suffix for path in first} == {".json", ".md", ".csv", ".tex", ".pdf", ".png", ".html"}
     assert Path("results/README.md") in first
     make_tables([], Path("results"))
     assert everything_below(Path("results")) == first

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from rpg_bench.checkpoint import write_aside
+from rpg_bench.command_line import config_directory
 from rpg_bench.errors import InvalidInput, unknown
 from rpg_bench.report import (
     accuracy_vs_dof,
@@ -39,6 +40,7 @@ from rpg_bench.report.overview import overview
 from rpg_bench.report.page import Page
 from rpg_bench.report.readme import refreshed
 from rpg_bench.report.records import Records, read_records
+from rpg_bench.report.web import web_page
 
 # In the order of results/README.md.
 PAGES: Mapping[str, Callable[[Records], Page]] = {
@@ -65,7 +67,8 @@ def make_tables(names: Sequence[str], results: Path) -> Records:
     """Write each named page, or all but the demonstrations, below `results`; the same bytes for the same records.
 
     A page is `tables/NAME.md`; each of its tables also `.csv` and `.tex`; each of its plots `figures/*.pdf` and
-    `.png`. All pages together are `README.md`; a README beside `results` has its marked tables made anew.
+    `.png`. All pages together are `README.md`, all runs `report.html`; a README beside `results` has its marked
+    tables made anew.
 
     Raises:
         InvalidInput: there are no records, or there is no such page.
@@ -81,7 +84,9 @@ def make_tables(names: Sequence[str], results: Path) -> Records:
             print(path)
     if not names:
         write_aside(results / "README.md", overview(pages, records).encode())
-        print(results / "README.md")
+        experiments = [path.stem for path in sorted((config_directory() / "experiment").glob("*.yaml"))]
+        write_aside(results / "report.html", web_page(records, experiments).encode())
+        print(results / "README.md", results / "report.html", sep="\n")
         readme = results.resolve().parent / "README.md"
         if readme.is_file():
             write_aside(readme, refreshed(readme.read_text(encoding="utf-8"), records).encode())

@@ -63,16 +63,20 @@ def _read(name: str, *, grid: bool) -> Sequence[Case]:
     if name not in known:
         raise unknown("experiment", name, known)
     register_schema()
-    base = [f"+experiment={name}"]
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
-        sweeper = compose("train", base, return_hydra_config=True).hydra.sweeper
+        composer = _composer(name)
+        sweeper = composer.sweeper
         cases = OmegaConf.to_container(sweeper.cases)
         assert isinstance(cases, list)
         params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()] if grid else []
-        composer = _Composer(base)
         return tuple(
             Case(tuple(case), composer.config(case)) for case in expand(cases, params, OverridesParser.create())
         )
+
+
+@functools.cache
+def _composer(name: str) -> _Composer:
+    return _Composer([f"+experiment={name}"])
 
 
 class _Composer:
@@ -84,6 +88,7 @@ class _Composer:
         self._parser = OverridesParser.create()
         self._composed: dict[tuple[str, ...], DictConfig] = {}
         self._configs: dict[tuple[str, ...], TrainConfig] = {}
+        self.sweeper = compose("train", list(base), return_hydra_config=True).hydra.sweeper
 
     def config(self, overrides: Sequence[str]) -> TrainConfig:
         numbers: dict[str, Any] = {}

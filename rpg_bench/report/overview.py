@@ -12,7 +12,8 @@ INTRODUCTION = """\
 Made from the records in [`records/`](records) by `make tables`, not by hand; each page is also in [`tables/`](tables),
 as Markdown, CSV and LaTeX, each figure in [`figures/`](figures). A cell is mean ± sample standard deviation (number of
 runs, one per seed); *missing* says that no run is recorded yet. DoF is what was achieved, never what was asked for.
-Published figures stand in columns of their own: their protocols differ. Steps, memory and set-up:
+Published figures stand in columns of their own: their protocols differ. All runs on one page, to sort and to choose
+from, with the command of each: [`report.html`](report.html), to be opened in a browser. Steps, memory and set-up:
 [`benchmarks/summary.md`](benchmarks/summary.md)."""
 
 

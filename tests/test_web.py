@@ -1,0 +1,122 @@
+"""The page of all runs, as a real browser shows it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from runner import ROOT
+
+from rpg_bench.report.experiments import read_runs
+from rpg_bench.report.records import Records, read_records
+from rpg_bench.report.style import STYLES
+from rpg_bench.report.web import command_of, web_page
+from rpg_bench.sharing import SCHEMES
+from rpg_bench.sweeper import expand
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+in_a_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed")
+
+
+@pytest.fixture(scope="module")
+def records() -> Records:
+    return read_records(ROOT / "results")
+
+
+@pytest.fixture(scope="module")
+def page(records: Records, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(web_page(records, ["cpu_recipe"]), encoding="utf-8")
+    return path
+
+
+def shown(page: Path, state: str = "") -> str:
+    """The document after its scripts have run."""
+    assert BROWSER is not None
+    command = [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom", f"{page.as_uri()}#{state}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def rows(document: str) -> list[list[str]]:
+    body = document.split('<tbody id="rows">')[1].split("</tbody>")[0]
+    return [re.findall(r"<td>(.*?)</td>", row) for row in body.split("</tr>")[:-1]]
+
+
+@in_a_browser
+def test_every_run_has_a_row_and_a_point(page: Path, records: Records) -> None:
+    document = shown(page)
+    assert len(rows(document)) == len(records.found)
+    assert document.count('class="point"') == len(records.found)
+    top1 = [float(row[7]) for row in rows(document)]
+    assert top1 == sorted(top1, reverse=True)
+
+
+@in_a_browser
+def test_runs_are_chosen_and_sorted_by_the_address(page: Path, records: Records) -> None:
+    found = rows(shown(page, "dataset=cifar100&scheme=none&sort=top1&order=up"))
+    configs = [record.values["config"] for record in records.found.values()]
+    wanted = [c for c in configs if (c["dataset"]["name"], c["sharing"]["name"]) == ("cifar100", "none")]
+    assert len(found) == len(wanted) > 1
+    assert {(row[0], row[2]) for row in found} == {("none", "cifar100")}
+    top1 = [float(row[7]) for row in found]
+    assert top1 == sorted(top1)
+
+
+@in_a_browser
+def test_a_choice_without_runs_is_said(page: Path) -> None:
+    document = shown(page, "scheme=nothing")
+    assert "no such run" in document
+    assert rows(document) == []
+
+
+@in_a_browser
+def test_a_run_that_is_pointed_at_shows_its_command(page: Path) -> None:
+    pointing = page.with_name("pointing.html")
+    script = (
+        "<script>document.querySelector('[data-run=\"008acd9615f4\"]').dispatchEvent(new Event('mouseenter'))</script>"
+    )
+    pointing.write_text(page.read_text(encoding="utf-8").replace("</html>", f"{script}</html>"), encoding="utf-8")
+    document = shown(pointing)
+    details = document.split('<div id="details">')[1].split("</div>")[0]
+    assert "54.87 %" in details
+    assert "+experiment=cpu_recipe seed=0" in details
+    assert document.count('class="point chosen"') == 1
+    assert document.count('<tr data-run="008acd9615f4" class="chosen">') == 1
+
+
+def test_nothing_is_fetched_from_elsewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
+    assert not re.search(r"https?://|src=|@import|url\(", text)
+
+
+def test_a_text_in_a_record_cannot_leave_its_place(records: Records) -> None:
+    name, record = next(iter(records.found.items()))
+    values = json.loads(json.dumps(record.values))
+    values["config"]["sharing"]["options"] = {"order": "</script><script>alert(1)</script>"}
+    text = web_page(Records({name: type(record)(values)}, (), ()), [])
+    assert text.count("</script>") == 2
+
+
+def test_the_command_of_a_run_is_the_run() -> None:
+    for case in read_runs("rpg_lors"):
+        words = shlex.split(command_of("rpg_lors", case))
+        assert words[:4] == ["python", "-m", "rpg_bench.train", "--multirun"]
+        assert words[4] == "+experiment=rpg_lors"
+        grid = [word for word in words[5:] if word.startswith("seed=")]
+        (cases,) = [word for word in words if word.startswith("hydra.sweeper.cases=")]
+        parser = OverridesParser.create()
+        parsed = parser.parse_overrides([cases])[0].value()
+        assert [tuple(run) for run in expand(parsed, grid, parser)] == [case.overrides]
+
+
+def test_every_scheme_has_a_look_of_its_own() -> None:
+    assert set(STYLES) == set(SCHEMES)
+    assert len(set(STYLES.values())) == len(STYLES)
