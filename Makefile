@@ -6,6 +6,7 @@ BIN    := $(VENV)/bin
 .DEFAULT_GOAL := help
 EXPERIMENT ?= schemes_digits
 SEEDS ?= 1
+RECIPE ?= cpu
 .PHONY: help demo sweep-demo test check tables list reproduce bench bench-check install clean
 
 help:  ## list the targets
@@ -36,11 +37,11 @@ check: install  ## lint, format and type checks
 tables: install  ## make results/tables from results/records (seconds)
 	$(BIN)/python -m rpg_bench.report
 
-list: install  ## list the runs of EXPERIMENT=...: done, begun, missing, hours left
-	$(BIN)/python -m rpg_bench.report --list $(EXPERIMENT)
+list: install  ## list the runs of EXPERIMENT=... [RECIPE=cpu|paper]: done, begun, missing, hours left
+	$(BIN)/python -m rpg_bench.report --list $(EXPERIMENT) --recipe $(RECIPE)
 
-reproduce: install  ## run what is missing of EXPERIMENT=... with SEEDS=3 seeds, then make the tables
-	$(BIN)/python -m rpg_bench.train --multirun +experiment=$(EXPERIMENT) 'seed=range($(SEEDS))'
+reproduce: install  ## run what is missing of EXPERIMENT=... [RECIPE=cpu|paper] [SEEDS=3], then make the tables
+	$(BIN)/python -m rpg_bench.train --multirun +experiment=$(EXPERIMENT) hydra.sweeper.recipe=$(RECIPE) 'seed=range($(SEEDS))'
 	$(BIN)/python -m rpg_bench.report
 
 bench: install  ## measure what sharing costs, into results/benchmarks (minutes; leave the machine alone)

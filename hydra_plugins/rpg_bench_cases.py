@@ -13,6 +13,8 @@ CONFIG: dict[str, Any] = {
     "max_batch_size": None,
     "params": None,  # a grid: {seed: "0,1,2"}
     "cases": [],  # overrides that belong together: a text or a list each
+    "paper": [],  # overrides of all cases that make the paper's recipe of the experiment's own
+    "recipe": "cpu",  # cpu: the experiment as it stands; paper: with these overrides
 }
 ConfigStore.instance().store(group="hydra/sweeper", name="cases", node=CONFIG, provider="rpg_bench")
 
@@ -21,10 +23,15 @@ class CaseSweeper(BasicSweeper):
     """Runs each case of an experiment at each point of a grid; without cases, Hydra's basic sweeper."""
 
     def __init__(
-        self, max_batch_size: int | None, params: dict[str, str] | None = None, cases: list[Any] | None = None
+        self,
+        max_batch_size: int | None,
+        params: dict[str, str] | None = None,
+        cases: list[Any] | None = None,
+        paper: list[str] | None = None,
+        recipe: str = "cpu",
     ) -> None:
         super().__init__(max_batch_size, params)
-        self.cases = list(cases or [])
+        self.cases, self.paper, self.recipe = list(cases or []), list(paper or []), recipe
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run all and return what the launcher returned, batch by batch."""

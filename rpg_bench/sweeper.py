@@ -12,6 +12,7 @@ An experiment file, `configs/experiment/NAME.yaml`, lists them:
           - sharing=lors dof=2.4M
           - [sharing=rpg_local, "sharing.rings={early: 'layer[12].*', late: 'layer[34].*'}"]
         params: {seed: "0,1,2"}
+        paper: [recipe=rpg_cifar]   # for all cases, with hydra.sweeper.recipe=paper
 
 The grid is Hydra's own: `params`, and what the command line adds or replaces (`seed=0`). Its first point
 is run with all cases before the second begins. What the command line sets, it sets for all cases. Any
@@ -30,12 +31,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
-from rpg_bench.errors import InvalidInput
+from rpg_bench.errors import InvalidInput, unknown
 
 if TYPE_CHECKING:
     from hydra_plugins.rpg_bench_cases import CaseSweeper
 
 Run = list[str]  # the overrides of one run
+
+RECIPES = ("cpu", "paper")
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class SweepFailed(Exception):
         self.code = code
 
 
-def expand(cases: Sequence[Any], grid: Sequence[str], parser: OverridesParser) -> list[Run]:
+def expand(cases: Sequence[Any], grid: Sequence[str], parser: OverridesParser, common: Sequence[str] = ()) -> list[Run]:
     """The runs of an experiment: each case at each point of the grid, the points one after another.
 
     Args:
@@ -62,6 +65,7 @@ def expand(cases: Sequence[Any], grid: Sequence[str], parser: OverridesParser) -
         grid: overrides, of which some may be sweeps (`seed=0,1,2`); of two for one key the last counts, and
             either counts more than a case's.
         parser: Hydra's.
+        common: overrides of every case.
 
     Raises:
         InvalidInput: a case that is no list of overrides, or sweeps itself; a sweep over nothing.
@@ -72,9 +76,23 @@ def expand(cases: Sequence[Any], grid: Sequence[str], parser: OverridesParser) -
             raise InvalidInput(f"{override.key_or_group}: {override.input_line!r} sweeps over nothing")
     points = BasicSweeper.split_arguments(given, None)[0]
     taken = {override.key_or_group for override in given}
-    parsed = [_parsed(case, number, taken, parser) for number, case in enumerate(cases)]
-    runs = [[*point, *case] for point in points for case in parsed or [[]]]
+    parsed = [_parsed(case, f"hydra.sweeper.cases[{n}]", taken, parser) for n, case in enumerate(cases)]
+    shared = _parsed(list(common), "hydra.sweeper.paper", taken, parser)
+    runs = [[*point, *case, *shared] for point in points for case in parsed or [[]]]
     return [list(run) for run in dict.fromkeys(map(tuple, runs))]
+
+
+def common_overrides(recipe: str, paper: Sequence[str]) -> Sequence[str]:
+    """What the recipe sets in every case of an experiment.
+
+    Raises:
+        InvalidInput: no such recipe, or the experiment has none of a paper.
+    """
+    if recipe not in RECIPES:
+        raise unknown("hydra.sweeper.recipe", recipe, RECIPES)
+    if recipe == "paper" and not paper:
+        raise InvalidInput("hydra.sweeper.recipe: 'paper' is not allowed: this experiment is in no paper; cpu is")
+    return paper if recipe == "paper" else ()
 
 
 def sweep(sweeper: CaseSweeper, arguments: Sequence[str]) -> list[Sequence[Any]]:
@@ -88,7 +106,7 @@ def sweep(sweeper: CaseSweeper, arguments: Sequence[str]) -> list[Sequence[Any]]
     assert sweeper.hydra_context is not None
     parser = OverridesParser.create(config_loader=sweeper.hydra_context.config_loader)
     params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
-    runs = expand(sweeper.cases, [*params, *arguments], parser)
+    runs = expand(sweeper.cases, [*params, *arguments], parser, common_overrides(sweeper.recipe, sweeper.paper))
     directory = Path(sweeper.config.hydra.sweep.dir)
     sweeper.validate_batch_is_legal(runs)  # all of them, before the first is started
     directory.mkdir(parents=True, exist_ok=True)
@@ -122,8 +140,7 @@ def _answer(result: Any) -> Any:
         return Failure(1, " ".join(f"{type(error).__name__}: {error}".split()))
 
 
-def _parsed(case: Any, number: int, taken: set[str], parser: OverridesParser) -> Run:
-    field = f"hydra.sweeper.cases[{number}]"
+def _parsed(case: Any, field: str, taken: set[str], parser: OverridesParser) -> Run:
     texts = case.split() if isinstance(case, str) else case
     if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
         raise InvalidInput(f"{field}: {case!r} is neither a text (sharing=lors dof=2.4M) nor a list of overrides")

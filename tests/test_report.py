@@ -16,7 +16,7 @@ from rpg_bench.report.claims import CLAIMS, UNTESTED
 from rpg_bench.report.command import PAGES, main, make_tables
 from rpg_bench.report.csv_table import csv_table
 from rpg_bench.report.effects import effect
-from rpg_bench.report.experiments import Case, read_experiment, recorded
+from rpg_bench.report.experiments import Case, read_experiment, recorded, under
 from rpg_bench.report.fit import log_linear_fit
 from rpg_bench.report.latex import latex
 from rpg_bench.report.page import Measured, Table
@@ -213,6 +213,7 @@ def test_runs_are_found_by_what_they_are_not_by_their_sweep(cases: Sequence[Case
         (["--results", "nowhere"], "nowhere"),
         (["--stric"], "command line"),
         (["--list", "block_digit"], "did you mean 'block_digits'"),
+        (["--list", "block_digits", "--recipe", "paper"], "in no paper"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], mentioned: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -388,6 +389,22 @@ def test_the_readme_shows_what_is_recorded() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert text.count("<!-- table: ") == len(TABLES)
     assert refreshed(text, read_records(ROOT / "results")) == text
+
+
+def test_runs_under_a_papers_recipe_have_pages_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with under("paper"):
+        case = read_experiment("destructive_sharing")[0]
+    assert (case.config.recipe.name, case.config.recipe.epochs) == ("rpg_cifar", 200)
+    assert case.overrides == read_experiment("destructive_sharing")[0].overrides
+    write(case, top1=71.25)
+    make_tables(["destructive_sharing", "schemes_digits"], Path("results"))
+    own, theirs = (Path(f"results/tables/destructive_sharing{suffix}.md").read_text() for suffix in ("", "-paper"))
+    assert "71.25" not in own
+    assert "71.25 (1)" in theirs
+    assert "200 epochs" in theirs
+    assert not Path("results/tables/schemes_digits-paper.md").exists()
+    main(["--list", "destructive_sharing", "--recipe", "paper"])
+    assert "destructive_sharing: 6 runs, 1 done" in capsys.readouterr().out
 
 
 def test_a_demonstration_is_made_when_it_is_asked_for() -> None:

@@ -104,6 +104,12 @@ def test_the_last_of_two_values_for_one_key_counts() -> None:
     assert expanded(["dof=8k"], "seed=0,1,2", "seed=5") == [["seed=5", "dof=8k"]]
 
 
+def test_what_a_paper_sets_is_set_in_every_case_but_counts_less_than_the_command_line() -> None:
+    common = ["recipe.epochs=200", "optimizer.lr=0.3"]
+    runs = expand(["dof=8k", "dof=36k"], ["seed=0", "recipe.epochs=2"], OverridesParser.create(), common)
+    assert runs == [["seed=0", "recipe.epochs=2", f"dof={dof}", "optimizer.lr=0.3"] for dof in ("8k", "36k")]
+
+
 @pytest.mark.parametrize(
     ("cases", "named"),
     [
@@ -174,6 +180,8 @@ def test_a_defect_in_one_run_does_not_stop_the_others(sweep: Sweep, monkeypatch:
         (["hydra.sweeper.cases=['sharing=lorz']"], "did you mean 'lors'"),
         (["hydra.sweeper.cases=[3]"], "cases[0]"),
         (["seed=range(0)"], "sweeps over nothing"),
+        (["hydra.sweeper.recipe=papers"], "did you mean 'paper'"),
+        (["hydra.sweeper.recipe=paper"], "in no paper"),
     ],
 )
 def test_a_mistake_is_named_before_the_first_run(sweep: Sweep, arguments: list[str], mentioned: str) -> None:

@@ -223,6 +223,9 @@ UNTESTED = {
 }
 
 
+EXPERIMENTS = tuple(dict.fromkeys(claim.experiment for claim in CLAIMS))
+
+
 def make(records: Records) -> Page:
     """A row for each claim."""
     rows = []

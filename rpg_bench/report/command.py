@@ -8,6 +8,7 @@ python -m rpg_bench.report --list NAME         # the runs of an experiment: done
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from rpg_bench.report import (
     sweep_demo,
 )
 from rpg_bench.report.csv_table import csv_table
+from rpg_bench.report.experiments import has_recipe, read_experiment, recorded, under
 from rpg_bench.report.figure import draw
 from rpg_bench.report.latex import latex
 from rpg_bench.report.listing import listing
@@ -41,6 +43,7 @@ from rpg_bench.report.page import Page
 from rpg_bench.report.readme import refreshed
 from rpg_bench.report.records import Records, read_records
 from rpg_bench.report.web import web_page
+from rpg_bench.sweeper import RECIPES
 
 # In the order of results/README.md.
 PAGES: Mapping[str, Callable[[Records], Page]] = {
@@ -59,6 +62,8 @@ PAGES: Mapping[str, Callable[[Records], Page]] = {
 }
 # Pages of records that are no evidence: made when they are asked for.
 DEMONSTRATIONS: Mapping[str, Callable[[Records], Page]] = {sweep_demo.EXPERIMENT: sweep_demo.make}
+
+PAPERS_RECIPES = ("rpg_cifar", "lors_cifar", "rpg_imagenet")
 
 _BAD_INPUT, _FAILED = 2, 1
 
@@ -79,6 +84,7 @@ def make_tables(names: Sequence[str], results: Path) -> Records:
             raise unknown("table", name, known)
     records = read_records(results)
     pages = [known[name](records) for name in names or PAGES]
+    pages += papers_pages([name for name in names or PAGES if name in PAGES], records)
     for page in pages:
         for path in write_page(page, results):
             print(path)
@@ -91,6 +97,24 @@ def make_tables(names: Sequence[str], results: Path) -> Records:
         if readme.is_file():
             write_aside(readme, refreshed(readme.read_text(encoding="utf-8"), records).encode())
     return records
+
+
+def papers_pages(names: Sequence[str], records: Records) -> list[Page]:
+    """Each of these pages under its paper's recipe, if any of its runs is recorded; a table of no runs would say
+    nothing, where the runs take days."""
+    if not any(record.values["config"]["recipe"]["name"] in PAPERS_RECIPES for record in records.found.values()):
+        return []
+    pages = []
+    with under("paper"):
+        for name in names:
+            tests = claims.EXPERIMENTS if name == claims.NAME else (name,)
+            if all(has_recipe(test, "paper") for test in tests) and any(
+                recorded(case, records) for test in tests for case in read_experiment(test)
+            ):
+                page = PAGES[name](records)
+                title = f"{page.title}, under the papers' recipes"
+                pages.append(dataclasses.replace(page, name=f"{page.name}-paper", title=title))
+    return pages
 
 
 def write_page(page: Page, results: Path) -> list[Path]:
@@ -114,13 +138,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"{', '.join(PAGES)}; all by default")
     parser.add_argument("--list", metavar="EXPERIMENT", help="list its runs instead: done, begun, missing, hours left")
+    parser.add_argument(
+        "--recipe", choices=RECIPES, default="cpu", help="the experiment's own, or its paper's; for --list"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="the folder of run directories, for --list")
     parser.add_argument("--results", type=Path, default=Path("results"), help="the folder that has records/")
     parser.add_argument("--strict", action="store_true", help="leave with 1 if a record is damaged")
     try:
         asked = parser.parse_args(arguments)
         if asked.list is not None:
-            print(listing(asked.list, read_records(asked.results), asked.runs))
+            with under(asked.recipe):
+                print(listing(asked.list, read_records(asked.results), asked.runs))
             return
         records = make_tables(asked.tables, asked.results)
     except InvalidInput as error:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +22,11 @@ from rpg_bench.errors import unknown
 from rpg_bench.report.records import Record, Records
 from rpg_bench.runs import run_hash
 from rpg_bench.sharing.budget import canonical_dof
-from rpg_bench.sweeper import expand
+from rpg_bench.sweeper import common_overrides, expand
 
-__all__ = ["Case", "read_experiment", "read_runs", "recorded"]
+__all__ = ["Case", "has_recipe", "read_experiment", "read_runs", "recorded", "under"]
+
+_recipe: ContextVar[str] = ContextVar("recipe", default="cpu")
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def read_experiment(name: str) -> Sequence[Case]:
     Raises:
         InvalidInput: there is no such experiment, or one of its cases cannot be composed.
     """
-    return _read(name, grid=False)
+    return _read(name, grid=False, recipe=_recipe.get())
 
 
 def read_runs(name: str) -> Sequence[Case]:
@@ -54,11 +58,27 @@ def read_runs(name: str) -> Sequence[Case]:
     Raises:
         InvalidInput: there is no such experiment, or one of its runs cannot be composed.
     """
-    return _read(name, grid=True)
+    return _read(name, grid=True, recipe=_recipe.get())
+
+
+@contextlib.contextmanager
+def under(recipe: str) -> Iterator[None]:
+    """Within this block experiments are read under their own recipe (`cpu`) or under the paper's (`paper`)."""
+    before = _recipe.set(recipe)
+    try:
+        yield
+    finally:
+        _recipe.reset(before)
+
+
+def has_recipe(name: str, recipe: str) -> bool:
+    """Whether the experiment can be run under it."""
+    with initialize_config_dir(str(config_directory()), version_base="1.3"):
+        return recipe == "cpu" or bool(_composer(name).sweeper.paper)
 
 
 @functools.cache
-def _read(name: str, *, grid: bool) -> Sequence[Case]:
+def _read(name: str, *, grid: bool, recipe: str) -> Sequence[Case]:
     known = [path.stem for path in (config_directory() / "experiment").glob("*.yaml")]
     if name not in known:
         raise unknown("experiment", name, known)
@@ -69,8 +89,11 @@ def _read(name: str, *, grid: bool) -> Sequence[Case]:
         cases = OmegaConf.to_container(sweeper.cases)
         assert isinstance(cases, list)
         params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()] if grid else []
+        common = common_overrides(recipe, sweeper.paper)
+        shown = len(common)  # what all cases set is no part of their names
         return tuple(
-            Case(tuple(case), composer.config(case)) for case in expand(cases, params, OverridesParser.create())
+            Case(tuple(run[: len(run) - shown]), composer.config(run))
+            for run in expand(cases, params, OverridesParser.create(), common)
         )
 
 
