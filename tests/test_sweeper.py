@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from runner import ROOT
 
 from rpg_bench import InvalidInput
@@ -196,6 +199,23 @@ def test_an_unknown_experiment_names_the_nearest(sweep: Sweep) -> None:
     code, _, err = sweep(experiment="smal")
     assert code == 2
     assert "experiment: unknown 'smal'; did you mean 'small'" in err
+
+
+def test_the_imagenet_runs_are_ready(sweep: Sweep) -> None:
+    pixels = np.random.RandomState(0)
+    for split, label, number in itertools.product(("train", "val"), "ab", range(2)):
+        file = Path("images") / split / label / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.randint(0, 256, (40, 50, 3)).astype(np.uint8)).save(file)
+    small = ["recipe.epochs=1", "recipe.batch_size=4", "recipe.schedule.milestones=[]", "dataset.image_size=64"]
+    where = ["dataset.root=images", "dataset.workers=0", "device=cpu", "tracking=disabled"]
+    code, out, err = sweep(*small, *where, experiment="imagenet")
+    assert code == 0, err
+    assert "sweep imagenet: 7 of 7 runs are finished" in out
+    assert {(r["dof"]["slot_scalars"], r["dof"]["dof"]) for r in records()} == {
+        *((11_157_504, dof) for dof in (2_359_296, 36_864, 2_008_350, 11_157_504)),
+        *((21_258_240, dof) for dof in (10_629_120, 53_145, 21_258_240)),
+    }
 
 
 def experiments() -> list[Path]:

@@ -45,3 +45,21 @@ def effect(first: Sequence[float], second: Sequence[float]) -> Effect | None:
 
     half = float(t.ppf((1 + CONFIDENCE) / 2, degrees)) * error
     return Effect(difference, difference - half, difference + half, counts)
+
+
+def effect_over(values: Sequence[float], constant: float) -> Effect | None:
+    """How much larger the values are than a number without spread, by Student's t; None without values.
+
+    >>> print(effect_over([52.0, 53.0, 54.0], 50.0))
+    +3.00 [+0.52, +5.48]
+    """
+    if not values:
+        return None
+    difference = statistics.fmean(values) - constant
+    if len(values) < 2:
+        return Effect(difference, -math.inf, math.inf, (len(values), 0))
+    from scipy.stats import t
+
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    half = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
+    return Effect(difference, difference - half, difference + half, (len(values), 0))
