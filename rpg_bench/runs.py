@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,12 @@ from rpg_bench.sharing.scheme import SCHEMES
 
 def run_hash(config: TrainConfig) -> str:
     """Hash what affects the result: the seed and every other field that is not at its default."""
-    text = json.dumps(identity(config), sort_keys=True, separators=(",", ":"))
+    return hash_of(dataclasses.asdict(config))
+
+
+def hash_of(settings: Mapping[str, Any]) -> str:
+    """The hash of a configuration that is a mapping, as a record has it."""
+    text = json.dumps(_identity(settings), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -24,8 +30,12 @@ def identity(config: TrainConfig) -> dict[str, Any]:
 
     An option of the scheme at its own default does not count either.
     """
-    flat, defaults = _flatten(dataclasses.asdict(config)), _flatten(dataclasses.asdict(TrainConfig()))
-    scheme = SCHEMES.get(config.sharing.name)
+    return _identity(dataclasses.asdict(config))
+
+
+def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
+    flat, defaults = _flatten(settings), _flatten(dataclasses.asdict(TrainConfig()))
+    scheme = SCHEMES.get(settings["sharing"]["name"])
     if scheme is not None:
         defaults |= _flatten(scheme().options(), "sharing.options.")
     changed = {
@@ -34,7 +44,7 @@ def identity(config: TrainConfig) -> dict[str, Any]:
         if value != defaults.get(name, dataclasses.MISSING)
         and not any(name == skipped or name.startswith(f"{skipped}.") for skipped in NOT_IN_HASH)
     }
-    return {**changed, "seed": config.seed}
+    return {**changed, "seed": settings["seed"]}
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ class RunFiles:
         return cls(Path(config.runs_dir) / name, Path(config.results_dir) / "records" / f"{name}.json")
 
 
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict) and value:

@@ -172,6 +172,49 @@ def test_a_damaged_record_is_named_and_left_out(
     assert left.value.code == 1
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"final": {"test_top1": 99.0}}, "its final top-1 is not that of its last epoch, 97.5"),
+        ({"seed": 5}, "its configuration is not that of its hash"),
+        ({"history": []}, "is not as a run leaves it"),
+        ({"config": {}}, "is not as a run leaves it"),
+    ],
+)
+def test_a_record_that_was_edited_by_hand_is_named(cases: Sequence[Case], change: dict[str, Any], named: str) -> None:
+    path = write(case_of(cases, "rpg_global", 36000))
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    records = read_records(Path("results"))
+    assert not records.found
+    assert records.damaged == (f"{path.name}: {named}",) or records.damaged[0].startswith(f"{path.name}: {named} (")
+
+
+def test_a_record_of_another_configuration_than_its_name_is_named(cases: Sequence[Case]) -> None:
+    path = write(case_of(cases, "rpg_global", 36000))
+    values = json.loads(path.read_text())
+    values["config"]["optimizer"]["lr"] = 0.2
+    path.write_text(json.dumps(values))
+    assert "its configuration is not that of its hash" in read_records(Path("results")).damaged[0]
+
+
+def test_of_two_records_of_one_run_the_newest_counts(cases: Sequence[Case]) -> None:
+    case = case_of(cases, "rpg_global", 36000)
+    old = write(case, top1=90.0, finished_at="2026-01-01T00:00:00Z")
+    old.rename(old.with_name(f"{old.stem}-elsewhere.json"))
+    write(case, top1=91.0, finished_at="2026-01-02T00:00:00Z")
+    records = read_records(Path("results"))
+    assert [record.top1 for record in records.found.values()] == [91.0]
+    assert records.left_out == (f"{old.stem}-elsewhere.json: {old.name} is of the same run and finished later",)
+    assert not records.damaged
+
+
+def test_every_record_of_the_project_is_evidence() -> None:
+    records = read_records(ROOT / "results")
+    assert len(records.found) > 50
+    assert not records.damaged
+    assert not records.left_out
+
+
 def test_a_record_under_another_name_is_damaged(cases: Sequence[Case]) -> None:
     path = write(case_of(cases, "rpg_global", 36000))
     path.rename(path.with_name("123456789abc.json"))

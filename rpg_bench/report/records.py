@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rpg_bench.errors import InvalidInput
+from rpg_bench.runs import hash_of
 
 FORMAT = 1
 
@@ -26,6 +27,11 @@ class Record:
     @property
     def seed(self) -> int:
         return int(self.values["seed"])
+
+    @property
+    def finished_at(self) -> str:
+        """UTC, in an order that is the time's."""
+        return str(self.values.get("finished_at", ""))
 
     @property
     def top1(self) -> float:
@@ -67,7 +73,9 @@ class Records:
 
 
 def read_records(results: Path) -> Records:
-    """Read `results/records/*.json`, in the order of their names.
+    """Read `results/records/HASH.json` and `HASH-anything.json`, in the order of their names.
+
+    Of several finished runs of one hash, as from two machines, the one that finished last counts.
 
     Raises:
         InvalidInput: there is no such folder.
@@ -75,7 +83,7 @@ def read_records(results: Path) -> Records:
     folder = results / "records"
     if not folder.is_dir():
         raise InvalidInput(f"results: {folder} is no folder; records are written by python -m rpg_bench.train")
-    found: dict[str, Record] = {}
+    found: dict[str, tuple[Path, Record]] = {}
     left_out: list[str] = []
     damaged: list[str] = []
     for path in sorted(folder.glob("*.json")):
@@ -87,8 +95,12 @@ def read_records(results: Path) -> Records:
         elif (values.get("git") or {"dirty": True})["dirty"]:
             left_out.append(f"{path.name}: not made from a clean commit")
         else:
-            found[values["hash"]] = Record(values)
-    return Records(found, tuple(left_out), tuple(damaged))
+            new = (path, Record(values))
+            pair = sorted((found.get(values["hash"], new), new), key=lambda item: item[1].finished_at)
+            found[values["hash"]] = pair[1]
+            if pair[0][0] != pair[1][0]:
+                left_out.append(f"{pair[0][0].name}: {pair[1][0].name} is of the same run and finished later")
+    return Records({name: record for name, (_, record) in found.items()}, tuple(left_out), tuple(damaged))
 
 
 def _read(path: Path) -> tuple[dict[str, Any], str]:
@@ -98,9 +110,25 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
         return {}, f"cannot be read ({' '.join(str(error).split())})"
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         return {}, f"is not a record of format {FORMAT}"
-    if values.get("hash") != path.stem:
+    if values.get("hash") != path.stem.partition("-")[0]:
         return {}, f"says that it is {values.get('hash')}"
     lacking = [key for key in ("status", "seed", "dof", "config") if key not in values]
-    if values.get("status") == "finished" and "test_top1" not in values.get("final", {}):
-        lacking.append("final")
-    return values, f"lacks {', '.join(lacking)}" if lacking else ""
+    if values.get("status") == "finished":
+        lacking += [key for key in ("history", "train_seconds") if key not in values]
+        if "test_top1" not in values.get("final", {}):
+            lacking.append("final")
+    return values, f"lacks {', '.join(lacking)}" if lacking else _contradiction(values)
+
+
+def _contradiction(values: dict[str, Any]) -> str:
+    """What in a whole record does not fit together: it was changed after the run; empty if all does."""
+    try:
+        if hash_of(values["config"]) != values["hash"] or values["config"]["seed"] != values["seed"]:
+            return "its configuration is not that of its hash"
+        if values["status"] == "finished":
+            last = values["history"][-1]
+            if values["final"]["test_top1"] != last["test_top1"]:
+                return f"its final top-1 is not that of its last epoch, {last['test_top1']}"
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        return f"is not as a run leaves it ({type(error).__name__}: {error})"
+    return ""
