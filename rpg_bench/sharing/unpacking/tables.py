@@ -242,7 +242,7 @@ class TwoPassTable(NativeTable):
         native.divide(chunks.count, "count_uses", *fixed, counts)
         before = np.zeros((self.ranges + 1, chunks.count), np.int64)
         np.cumsum(counts.T, axis=0, out=before[1:])
-        self.range_fill = self.bucket_starts[:-1] + before
+        self.range_fill = (self.bucket_starts[:-1] + before).astype(np.uint32)
         bounds = before.sum(1)
         # Range after range, and chunk after chunk in each.
         following = np.ascontiguousarray((bounds[:-1, None] + np.cumsum(counts.T, axis=1) - counts.T).T)
