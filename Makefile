@@ -19,7 +19,7 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-demo: install  ## train a ResNet18 through 36,000 free numbers on handwritten digits (about a minute)
+demo: install  ## train a ResNet18 through 36,000 free numbers on handwritten digits (less than a minute)
 	$(BIN)/python -m rpg_bench.train backbone=resnet18 sharing=rpg_global dof=36k
 
 sweep-demo: install  ## train four of them and draw accuracy against DoF, below runs/sweep_demo (about three minutes)
