@@ -119,6 +119,15 @@ class RecipeConfig:
 
 
 @dataclass
+class EvaluationConfig:
+    """What the trained network is measured on besides the test images, once. Never changes the training."""
+
+    train: bool = False  # the training images, without augmentation
+    corruptions: list[str] = field(default_factory=list)  # names or groups of rpg_bench/corruptions.py, or all
+    corrupted_images: int = 1000  # evenly taken from the evaluation images, for each corruption and severity
+
+
+@dataclass
 class TrackingConfig:
     """Weights & Biases. Never changes a result."""
 
@@ -141,6 +150,7 @@ class TrainConfig:
     sharing: SharingConfig = field(default_factory=SharingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     sweep: Optional[str] = None  # name of the experiment that the run belongs to
     device: str = "auto"
@@ -152,6 +162,7 @@ class TrainConfig:
 
 # What does not affect the result, and so is no part of the hash.
 NOT_IN_HASH = (
+    "evaluation",
     "tracking",
     "sweep",
     "device",
@@ -228,6 +239,7 @@ def validate(config: TrainConfig) -> None:
     _within("recipe.label_smoothing", recipe.label_smoothing, 0.0, 1.0, open_end=True)
     _within("recipe.schedule.peak", schedule.peak, 0.0, 1.0)
     _within("recipe.schedule.final", schedule.final, 0.0, 1.0)
+    _at_least("evaluation.corrupted_images", config.evaluation.corrupted_images, 1)
     _positive("optimizer.lr", optimizer.lr)
     _positive("checkpoint_seconds", config.checkpoint_seconds)
     _positive("recipe.schedule.gamma", schedule.gamma)

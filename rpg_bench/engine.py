@@ -6,7 +6,7 @@ import contextlib
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -201,26 +201,31 @@ class Trainer:
     def evaluate(self) -> dict[str, float]:
         """Return loss, top-1 and top-5 (percent) on the evaluation images, exact over all devices."""
         started = time.monotonic()
+        loss, top1, top5 = self.measure(self.data.test.epoch(0))
+        self._evaluation_seconds = time.monotonic() - started
+        return {
+            "test_loss": loss,
+            "test_top1": top1,
+            **({"test_top5": top5} if len(self.data.classes) > 5 else {}),
+        }
+
+    def measure(self, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float, float]:
+        """Loss, top-1 and top-5 (percent) of the evaluated network over every process's batches, each with int64
+        labels."""
         model = self.average.model if self.average is not None else self.plain
         self._share_statistics(model)
         model.eval()
         best = min(5, len(self.data.classes))
         sums = self._zeros(4)  # loss, top-1, images, top-5
         with torch.inference_mode(), self._autocast():
-            for images, labels in self.data.test.epoch(0):
+            for images, labels in batches:
                 logits = model(images.to(memory_format=self.memory_format)).float()
                 loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
                 hits = logits.topk(best).indices == labels[:, None]
                 sums += torch.stack(
                     [loss, hits[:, 0].sum(), hits.new_tensor(len(labels), dtype=torch.long), hits.sum()]
                 )
-        loss_mean, top1, top5 = self._means(sums)
-        self._evaluation_seconds = time.monotonic() - started
-        return {
-            "test_loss": loss_mean,
-            "test_top1": top1,
-            **({"test_top5": top5} if len(self.data.classes) > 5 else {}),
-        }
+        return self._means(sums)
 
     def _share_statistics(self, model: nn.Module) -> None:
         """Give every process the main one's batch norm statistics: they are what is saved."""

@@ -61,7 +61,12 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def make_record(
-    config: TrainConfig, trainer: Trainer, report: DofReport, began: float, failure: str | None = None
+    config: TrainConfig,
+    trainer: Trainer,
+    report: DofReport,
+    began: float,
+    generalisation: Mapping[str, Any] | None = None,
+    failure: str | None = None,
 ) -> dict[str, Any]:
     """Everything that the record of a run holds (design, section 6)."""
     position = trainer.position
@@ -90,6 +95,7 @@ def make_record(
         },
         "final": final,
         "best": {"epoch": best["epoch"], "test_top1": best["test_top1"]} if best else None,
+        **({"generalisation": dict(generalisation)} if generalisation else {}),
         "history": position.history,
         "steps": position.step,
         "train_seconds": round(position.train_seconds, 1),

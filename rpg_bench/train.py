@@ -17,7 +17,7 @@ from torch import distributed
 
 from rpg_bench.command_line import run_command
 from rpg_bench.compiler import without_compiler
-from rpg_bench.config import TrainConfig, from_hydra
+from rpg_bench.config import EvaluationConfig, TrainConfig, from_hydra
 from rpg_bench.lazy import without_collection, without_wandb
 from rpg_bench.runs import RunFiles, run_hash
 
@@ -37,11 +37,18 @@ def train(composed: DictConfig) -> float:
 
 
 def finished_record(config: TrainConfig) -> dict[str, Any] | None:
-    """The record of this very run, if it is finished and `force` does not ask for another."""
+    """The record of this very run, if it holds all that is asked for and `force` does not ask for another."""
     from rpg_bench.records import read_record
 
     record = None if config.force else read_record(RunFiles.of(config).record)
-    return record if record is not None and record["status"] == "finished" else None
+    if record is None or record["status"] != "finished":
+        return None
+    if config.evaluation != EvaluationConfig():
+        from rpg_bench.generalisation import lacks_evaluation
+
+        if lacks_evaluation(record, config.evaluation):
+            return None  # continued from its last checkpoint, where there is one
+    return record
 
 
 def run(config: TrainConfig) -> float:
@@ -51,6 +58,7 @@ def run(config: TrainConfig) -> float:
     from rpg_bench.backbones import blueprint
     from rpg_bench.display import Display
     from rpg_bench.engine import Diverged, Trainer
+    from rpg_bench.generalisation import check_evaluation, held_evaluation, measure_generalisation
     from rpg_bench.records import make_record, write_record
     from rpg_bench.sharing import dof_report, get_scheme, share
     from rpg_bench.signals import Interrupted, StopRequest
@@ -66,6 +74,7 @@ def run(config: TrainConfig) -> float:
 
     launch.seed_everything(config.seed)
     data = launch.load(config, accelerator)
+    check_evaluation(config.evaluation, data)
     network = blueprint(config, classes=len(data.classes), channels=data.channels, image_size=data.image_size)
     model, dof = get_scheme(config.sharing.name, **config.sharing.options).network(network, config.dof)
     if accelerator.device.type == "cpu":
@@ -102,7 +111,8 @@ def run(config: TrainConfig) -> float:
             write_record(files.record, make_record(config, trainer, report, began, failure=str(divergence)))
         tracker.finish({"status": "failed"}, exit_code=1)
         raise
-    record = make_record(config, trainer, report, began)
+    measured = measure_generalisation(trainer, config.evaluation, held_evaluation(files.record))
+    record = make_record(config, trainer, report, began, measured)
     if accelerator.is_main_process:
         write_record(files.record, record)
     tracker.finish(

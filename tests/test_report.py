@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 from runner import ROOT
 
 from rpg_bench import InvalidInput
+from rpg_bench.config import SharingConfig
+from rpg_bench.corruptions import CORRUPTIONS
 from rpg_bench.report.claims import CLAIMS, UNTESTED
 from rpg_bench.report.command import PAGES, main, make_tables
 from rpg_bench.report.csv_table import csv_table
@@ -96,13 +99,21 @@ def test_the_experiment_has_every_scheme(cases: Sequence[Case]) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [*(name for name in PAGES if name not in ("claims", "schemes_digits")), "cpu_recipe_search", "rpg_lors_search"],
+    [*(name for name in PAGES if name not in ("claims", "schemes_digits")), "rpg_lors_search"],
 )
 def test_the_cases_of_an_experiment_are_different_runs_of_one_recipe(name: str) -> None:
     cases = read_experiment(name)
     assert len({run_hash(case.config) for case in cases}) == len(cases)
     assert {case.config.sweep for case in cases} == {name}
     assert len({case.config.recipe.epochs for case in cases}) == 1
+
+
+def test_every_candidate_for_the_recipe_is_tried_on_the_same_schemes() -> None:
+    cases = read_experiment("cpu_recipe_search")
+    assert len({run_hash(case.config) for case in cases}) == len(cases)
+    tried = Counter(run_hash(dataclasses.replace(case.config, sharing=SharingConfig(), dof=None)) for case in cases)
+    assert {case.config.dataset.validation for case in cases} == {0.1}
+    assert set(tried.values()) == {2}
 
 
 def test_what_was_tried_and_what_was_measured_are_told_apart() -> None:
@@ -364,6 +375,44 @@ def test_a_line_is_a_line_on_every_network_only(bend: float, verdict: str) -> No
     assert len(dofs) == 7
     (found,) = [verdict for claim, verdict in verdicts().items() if "log-linearly" in claim]
     assert found == verdict
+
+
+def generalisation(train: float, corrupted: float, *names: str) -> dict[str, Any]:
+    measured = {name: [corrupted - 2, corrupted - 1, corrupted, corrupted + 1, corrupted + 2] for name in names}
+    return {"generalisation": {"train_top1": train, "corruptions": measured, "images": 1000}}
+
+
+def test_the_gap_and_corrupted_images_are_means_of_what_was_measured() -> None:
+    cases = read_experiment("generalisation")
+    ring, dense = (
+        next(case for case in cases if (case.config.sharing.name, case.config.dof) == (name, 36_000))
+        for name in ("rpg_global", "none")
+    )
+    for seed in (0, 1, 2):
+        write(ring, seed, top1=30.0 + seed, **generalisation(33.0 + seed, 20.0 + seed, *CORRUPTIONS))
+        write(dense, seed, top1=20.0 + seed, **generalisation(21.0 + seed, 10.0 + seed, *CORRUPTIONS))
+    # Of one that was measured on fog alone nothing is averaged.
+    write(next(case for case in cases if case.config.dof is None), **generalisation(50.0, 5.0, "fog"))
+    make_tables(["generalisation"], Path("results"))
+    text = Path("results/tables/generalisation.md").read_text()
+    assert "| `rpg_global` | 36,000 | 36,000 | 51,306 | 34.00 ± 1.00 (3) | 31.00 ± 1.00 (3) | 3.00 ± 0.00 (3) |" in text
+    assert f"| `rpg_global` | 36,000 | 36,000 | 51,306 |{' 21.00 ± 1.00 (3) |' * 5} 67.72 ± 1.04 (3) |" in text
+    assert f"| `none` | all | 36,000 | 51,306 |{' missing |' * 6}" in text
+    assert "| 36,000 | +10.00 [+7.73, +12.27] | 3, 3 |" in text
+    (found,) = [verdict for claim, verdict in verdicts().items() if "out of distribution" in claim]
+    assert found == "not enough runs"  # the other budgets have none
+
+
+def test_a_run_that_lacks_what_an_experiment_measures_is_not_done(capsys: pytest.CaptureFixture[str]) -> None:
+    case = next(case for case in read_experiment("generalisation") if case.config.dof == 36_000)
+    write(case)
+    main(["--list", "generalisation"])
+    assert "0 done, 0 begun, 10 missing" in capsys.readouterr().out
+    measured = generalisation(50.0, 20.0, *CORRUPTIONS)
+    measured["generalisation"]["images_asked_for"] = 1000
+    write(case, **measured)
+    main(["--list", "generalisation"])
+    assert "1 done, 0 begun, 9 missing" in capsys.readouterr().out
 
 
 def test_the_fit_is_drawn_and_stated() -> None:

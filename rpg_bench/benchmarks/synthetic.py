@@ -34,6 +34,7 @@ def synthetic_data(count: int, batch_size: int, device: torch.device, test_image
     return Data(
         name="synthetic",
         train=TrainingBatches(samples, augmentation, random_resized_crop=False, batch_size=batch_size, seed=0, **one),
+        train_unaugmented=EvaluationBatches(samples, normalise, batch_size=batch_size, **one),
         test=EvaluationBatches(samples.select(np.arange(test_images)), normalise, batch_size=batch_size, **one),
         classes=tuple(str(number) for number in range(CLASSES)),
         channels=3,

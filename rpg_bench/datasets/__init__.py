@@ -63,18 +63,19 @@ def load_data(
     if len(kept) < len(train.labels):
         train = train.select(kept)
     normalise = Normalise(source.mean, source.std, device)
+    train, test = train.to(device), test.to(device)
+    fixed = {"batch_size": batch_size, "rank": rank, "world_size": world_size}
     return Data(
         name=dataset.name,
         train=TrainingBatches(
-            train.to(device),
+            train,
             TrainingAugmentation(augment, normalise, len(source.classes)),
             random_resized_crop=augment.random_resized_crop,
-            batch_size=batch_size,
             seed=seed,
-            rank=rank,
-            world_size=world_size,
+            **fixed,
         ),
-        test=EvaluationBatches(test.to(device), normalise, batch_size=batch_size, rank=rank, world_size=world_size),
+        test=EvaluationBatches(test, normalise, **fixed),
+        train_unaugmented=EvaluationBatches(train, normalise, **fixed),
         classes=source.classes,
         channels=len(source.mean),
         image_size=dataset.image_size,

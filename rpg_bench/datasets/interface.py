@@ -38,6 +38,7 @@ class Data:
     name: str
     train: Batches
     test: Batches
+    train_unaugmented: Batches  # every training image once, in a fixed order
     classes: tuple[str, ...]
     channels: int
     image_size: int  # side of the square, pixels

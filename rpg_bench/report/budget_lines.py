@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rpg_bench.report.experiments import Case, recorded
 from rpg_bench.report.page import Line
-from rpg_bench.report.records import Records
+from rpg_bench.report.records import Record, Records
+
+Measure = Callable[[Record], float | None]
 
 
-def points_of(cases: Sequence[Case], records: Records) -> list[tuple[int, list[float]]]:
-    """Achieved DoF and top-1 of all runs of each case that has some, by DoF."""
-    found = [recorded(case, records) for case in cases]
-    return sorted((runs[0].dof, [run.top1 for run in runs]) for runs in found if runs)
+def final_top1(record: Record) -> float:
+    """On the evaluation images, percent."""
+    return record.top1
 
 
-def lines_of_schemes(cases: Sequence[Case], records: Records) -> list[Line]:
-    """One line for each scheme that has runs, in the order of the cases."""
+def points_of(cases: Sequence[Case], records: Records, measure: Measure = final_top1) -> list[tuple[int, list[float]]]:
+    """Achieved DoF and what was measured of all runs of each case that has it, by DoF."""
+    points = []
+    for case in cases:
+        runs = recorded(case, records)
+        values = [value for run in runs if (value := measure(run)) is not None]
+        if values:
+            points.append((runs[0].dof, values))
+    return sorted(points)
+
+
+def lines_of_schemes(
+    cases: Sequence[Case], records: Records, measure: Measure = final_top1, label: str = "", dashed: bool = False
+) -> list[Line]:
+    """One line for each scheme that has runs, in the order of the cases, named by the scheme and the label."""
     lines = []
     for scheme in dict.fromkeys(case.config.sharing.name for case in cases):
-        points = points_of([case for case in cases if case.config.sharing.name == scheme], records)
+        points = points_of([case for case in cases if case.config.sharing.name == scheme], records, measure)
         if points:
             budgets = [float(dof) for dof, _ in points]
             means = [statistics.fmean(values) for _, values in points]
             spreads = [statistics.stdev(values) if len(values) > 1 else 0.0 for _, values in points]
-            lines.append(Line(scheme, scheme, budgets, means, spreads))
+            lines.append(Line(f"{scheme} {label}".strip(), scheme, budgets, means, spreads, dashed))
     return lines

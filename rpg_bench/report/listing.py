@@ -8,6 +8,7 @@ from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
+from rpg_bench.generalisation import lacks_evaluation
 from rpg_bench.report.experiments import Case, read_runs
 from rpg_bench.report.records import Record, Records
 from rpg_bench.runs import RunFiles, run_hash
@@ -51,7 +52,7 @@ def listing(name: str, records: Records, runs: Path) -> str:
 
 def _state(run: Case, records: Records, runs: Path) -> tuple[str, Record | None]:
     found = records.found.get(run_hash(run.config))
-    if found:
+    if found and not lacks_evaluation(found.values, run.config.evaluation):
         return DONE, found
     directory = runs / RunFiles.of(run.config).directory.name
     return (BEGUN if any(directory.glob("checkpoint-*.pt")) else MISSING), None

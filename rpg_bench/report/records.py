@@ -44,6 +44,11 @@ class Record:
         return [float(epoch["test_top1"]) for epoch in self.values["history"]]
 
     @property
+    def generalisation(self) -> dict[str, Any]:
+        """What was measured besides the test images (`rpg_bench/generalisation.py`); often nothing."""
+        return dict(self.values.get("generalisation", {}))
+
+    @property
     def dof(self) -> int:
         """Achieved degrees of freedom."""
         return int(self.values["dof"]["dof"])
