@@ -20,8 +20,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rpg_bench.config import TrainConfig, unknown_key
 from rpg_bench.errors import Failed, InvalidInput, unknown
+from rpg_bench.lease import Held
 from rpg_bench.signals import Interrupted
-from rpg_bench.sweeper import Failure, SweepFailed
+from rpg_bench.sweeper import Deferred, Failure, SweepFailed
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -68,6 +69,11 @@ def run_command(task: Callable[[DictConfig], Any], switches: Mapping[str, bool] 
             return task(composed)
         except InvalidInput as error:
             failure = Failure(BAD_INPUT, str(error))
+        except Held as held:
+            if sweeping:
+                print(f"{held}; left for the end", flush=True)
+                return Deferred(held.path)
+            failure = Failure(FAILED, str(held))
         except Failed as error:
             failure = Failure(FAILED, str(error))
         except Exception as error:

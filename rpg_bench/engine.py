@@ -20,6 +20,7 @@ from rpg_bench.config import TrainConfig
 from rpg_bench.datasets import Data
 from rpg_bench.display import Display
 from rpg_bench.errors import Failed, InvalidInput
+from rpg_bench.lease import Lease, Lost
 from rpg_bench.optim import (
     AveragedModel,
     create_optimizer,
@@ -93,17 +94,20 @@ class Trainer:
         """Optimizer steps of the whole run."""
         return self.config.recipe.epochs * self.steps_per_epoch
 
-    def fit(self, display: Display, tracker: Tracker, stop: StopRequest) -> list[dict[str, Any]]:
+    def fit(
+        self, display: Display, tracker: Tracker, stop: StopRequest, lease: Lease | None = None
+    ) -> list[dict[str, Any]]:
         """Train to the end of the last epoch and return the history.
 
         Raises:
             Interrupted: a stop was requested; a checkpoint has been written.
+            Lost: another process took the lease over; nothing more has been written.
             Diverged: the loss is not finite.
         """
         for row in self.position.history:
             tracker.log(row, row["epoch"])
         while self.position.epoch < self.config.recipe.epochs:
-            self._train_epoch(display, tracker, stop)
+            self._train_epoch(display, tracker, stop, lease)
             if self._save_is_due(self._evaluation_seconds):
                 self.save()
             row = self._close_epoch()
@@ -113,7 +117,7 @@ class Trainer:
                 self.save()
         return self.position.history
 
-    def _train_epoch(self, display: Display, tracker: Tracker, stop: StopRequest) -> None:
+    def _train_epoch(self, display: Display, tracker: Tracker, stop: StopRequest, lease: Lease | None) -> None:
         recipe, position = self.config.recipe, self.position
         self.model.train()
         batches = self.data.train.epoch(position.epoch, start=position.batch)
@@ -124,7 +128,10 @@ class Trainer:
             position.train_seconds += time.monotonic() - started
             display.step(position.step, self._running, self._images_per_second, self._rate_at(position.step - 1))
             tracker.begin()
-            if self._agreed(stop.requested):
+            lost = lease is not None and lease.lost
+            if self._agreed(stop.requested or lost):
+                if self._agreed(lost):
+                    raise Lost(f"another process has taken over run {self.directory.name}; it goes on there")
                 self._check_loss()
                 self.save()
                 raise Interrupted(stop.signal, position.epoch + 1, position.step)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast, broadcast_object_list
 from torch import Tensor, nn
 
 from rpg_bench import checkpoint
@@ -22,7 +22,8 @@ from rpg_bench.config import TrainConfig
 from rpg_bench.datasets import Data, load_data
 from rpg_bench.display import Display
 from rpg_bench.engine import Trainer
-from rpg_bench.errors import InvalidInput
+from rpg_bench.errors import Failed, InvalidInput
+from rpg_bench.lease import Held, Lease
 from rpg_bench.records import provenance, read_record
 from rpg_bench.runs import RunFiles
 
@@ -131,6 +132,26 @@ def check_output(config: TrainConfig, files: RunFiles, model: nn.Module) -> None
             with contextlib.suppress(OSError):
                 path.rmdir()
         raise
+
+
+@contextlib.contextmanager
+def held(files: RunFiles, accelerator: Accelerator) -> Iterator[Lease | None]:
+    """Within this block no other process trains the run. The main process has the lease.
+
+    Raises:
+        Held: another has it; on every process.
+    """
+    with contextlib.ExitStack() as stack:
+        lease, refused = None, None
+        if accelerator.is_main_process:
+            try:
+                lease = stack.enter_context(Lease(files.directory))
+            except (Held, InvalidInput) as error:
+                refused = error
+        (message,) = broadcast_object_list([str(refused) if refused else None])
+        if message is not None:
+            raise refused or Failed(message)
+        yield lease
 
 
 def resume(config: TrainConfig, trainer: Trainer, files: RunFiles, display: Display) -> None:

@@ -16,11 +16,13 @@ An experiment file, `configs/experiment/NAME.yaml`, lists them:
 
 The grid is Hydra's own: `params`, and what the command line adds or replaces (`seed=0`). Its first point
 is run with all cases before the second begins. What the command line sets, it sets for all cases. Any
-launcher of Hydra can run them: it is given lists of overrides, as by Hydra's basic sweeper.
+launcher of Hydra can run them: it is given lists of overrides, as by Hydra's basic sweeper. Several sweeps
+may share their runs: one that another trains at the moment is left for the end, and waited for.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from rpg_bench.errors import InvalidInput, unknown
+from rpg_bench.lease import holder_of
 
 if TYPE_CHECKING:
     from hydra_plugins.rpg_bench_cases import CaseSweeper
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 Run = list[str]  # the overrides of one run
 
 RECIPES = ("cpu", "paper")
+POLLED = 5.0  # seconds between two looks at what others hold
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,13 @@ class Failure:
 
     code: int  # exit code
     message: str
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """What a run returns that another process trains: the sweep comes back to it."""
+
+    lease: Path
 
 
 class SweepFailed(Exception):
@@ -115,21 +126,35 @@ def sweep(sweeper: CaseSweeper, arguments: Sequence[str]) -> list[Sequence[Any]]
     title = f"sweep {sweeper.config.get('sweep') or 'without a name'}"
     print(f"{title}: {len(runs)} runs", flush=True)
     returned: list[Sequence[Any]] = []
-    done = 0
+    launched = 0
     failures: list[tuple[Run, Failure]] = []
-    for batch in BasicSweeper.split_overrides_to_chunks(runs, sweeper.max_batch_size):
-        batch = list(batch)
-        results = sweeper.launcher.launch(batch, initial_job_idx=done)
-        answers = [_answer(result) for result in results]
-        failures += [(run, answer) for run, answer in zip(batch, answers, strict=True) if isinstance(answer, Failure)]
-        returned.append(results)
-        done += len(batch)
-    print(f"{title}: {done - len(failures)} of {done} runs are finished", flush=True)
+    waiting = runs
+    while waiting:
+        deferred: list[tuple[Run, Deferred]] = []
+        for batch in BasicSweeper.split_overrides_to_chunks(waiting, sweeper.max_batch_size):
+            batch = list(batch)
+            results = sweeper.launcher.launch(batch, initial_job_idx=launched)
+            answers = list(zip(batch, map(_answer, results), strict=True))
+            failures += [(run, answer) for run, answer in answers if isinstance(answer, Failure)]
+            deferred += [(run, answer) for run, answer in answers if isinstance(answer, Deferred)]
+            returned.append(results)
+            launched += len(batch)
+        waiting = [run for run, _ in deferred]
+        if waiting:
+            print(f"{title}: others train the last {len(waiting)} runs; waiting for them", flush=True)
+            _wait([answer.lease for _, answer in deferred])
+    print(f"{title}: {len(runs) - len(failures)} of {len(runs)} runs are finished", flush=True)
     for run, failure in failures:
         print(f"failed: {' '.join(run)}: {failure.message}", flush=True)
     if failures:
         raise SweepFailed(failures[0][1].code)
     return returned
+
+
+def _wait(leases: Sequence[Path]) -> None:
+    """Until nobody holds one of them: its run is finished, or was left by one that died."""
+    while all(holder_of(lease.parent) for lease in leases):
+        time.sleep(POLLED)
 
 
 def _answer(result: Any) -> Any:

@@ -3,14 +3,15 @@
     python -m rpg_bench.train backbone=resnet18 sharing=rpg_global dof=36k
 
 The run is named by a hash of its configuration. A finished run is not run again; an unfinished one
-is continued where it was.
+is continued where it was; one that another process trains is left to it.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 from torch import distributed
@@ -19,7 +20,13 @@ from rpg_bench.command_line import run_command
 from rpg_bench.compiler import without_compiler
 from rpg_bench.config import EvaluationConfig, TrainConfig, from_hydra
 from rpg_bench.lazy import without_collection, without_wandb
+from rpg_bench.lease import NAME, Held, Lease, Lost, holder_of
 from rpg_bench.runs import RunFiles, run_hash
+
+if TYPE_CHECKING:
+    from rpg_bench.display import Display
+    from rpg_bench.engine import Trainer
+    from rpg_bench.sharing import DofReport
 
 
 def train(composed: DictConfig) -> float:
@@ -27,13 +34,31 @@ def train(composed: DictConfig) -> float:
     config = from_hydra(composed)
     finished = finished_record(config)
     if finished is not None:
-        if os.environ.get("RANK", "0") == "0":
-            print(
-                f"run {run_hash(config)} is finished: top-1 {finished['final']['test_top1']:.2f} % "
-                f"({RunFiles.of(config).record}); force=true runs it again"
-            )
-        return float(finished["final"]["test_top1"])
+        return already(config, finished)
+    refuse_held(config)
     return run(config)
+
+
+def refuse_held(config: TrainConfig) -> None:
+    """See, before torch is imported, whether another process trains this run.
+
+    Raises:
+        Held: one does.
+    """
+    directory = RunFiles.of(config).directory
+    holder = holder_of(directory) if os.environ.get("WORLD_SIZE", "1") == "1" else None  # not by another rank of ours
+    if holder is not None:
+        raise Held(directory / NAME, holder)
+
+
+def already(config: TrainConfig, finished: Mapping[str, Any]) -> float:
+    """Say that the run is finished; return its top-1."""
+    if os.environ.get("RANK", "0") == "0":
+        print(
+            f"run {run_hash(config)} is finished: top-1 {finished['final']['test_top1']:.2f} % "
+            f"({RunFiles.of(config).record}); force=true runs it again"
+        )
+    return float(finished["final"]["test_top1"])
 
 
 def finished_record(config: TrainConfig) -> dict[str, Any] | None:
@@ -54,14 +79,12 @@ def finished_record(config: TrainConfig) -> dict[str, Any] | None:
 def run(config: TrainConfig) -> float:
     """Seed, data, model, share, fit, record."""
     # Torch and timm take seconds to import; a mistake in the configuration is reported before.
-    from rpg_bench import describe, launch, tracking
+    from rpg_bench import describe, launch
     from rpg_bench.backbones import blueprint
     from rpg_bench.display import Display
-    from rpg_bench.engine import Diverged, Trainer
-    from rpg_bench.generalisation import check_evaluation, held_evaluation, measure_generalisation
-    from rpg_bench.records import make_record, write_record
+    from rpg_bench.engine import Trainer
+    from rpg_bench.generalisation import check_evaluation
     from rpg_bench.sharing import dof_report, get_scheme, share
-    from rpg_bench.signals import Interrupted, StopRequest
     from rpg_bench.small_maps import use_matrix_products
 
     began = time.monotonic()
@@ -95,25 +118,51 @@ def run(config: TrainConfig) -> float:
     if accelerator.is_main_process:
         launch.check_output(config, files, model)
     describe.training(config, trainer, report, display)
-    launch.resume(config, trainer, files, display)
+    with launch.held(files, accelerator) as lease:
+        finished = finished_record(config)  # by another process, since this one began
+        if finished is not None:
+            return already(config, finished)
+        launch.resume(config, trainer, files, display)
+        record = fit(config, trainer, report, display, lease, began)
+    return float(record["final"]["test_top1"])
 
-    tracker = tracking.tracker(config, trainer, report, display.say if accelerator.is_main_process else None)
+
+def fit(
+    config: TrainConfig,
+    trainer: Trainer,
+    report: DofReport,
+    display: Display,
+    lease: Lease | None,
+    began: float,
+) -> dict[str, Any]:
+    """Train to the end, measure, and write the record."""
+    from rpg_bench import describe, tracking
+    from rpg_bench.engine import Diverged
+    from rpg_bench.generalisation import held_evaluation, measure_generalisation
+    from rpg_bench.records import make_record, write_record
+    from rpg_bench.signals import Interrupted, StopRequest
+
+    files, main_process = RunFiles.of(config), trainer.accelerator.is_main_process
+    tracker = tracking.tracker(config, trainer, report, display.say if main_process else None)
     progress = display.training(trainer.steps, trainer.position.step)
     try:
         with StopRequest() as stop, progress:
-            trainer.fit(display, tracker, stop)
+            trainer.fit(display, tracker, stop, lease)
     except Interrupted as interruption:
         tracker.finish(exit_code=interruption.exit_code)
         display.say(f"{interruption}; saved in {files.directory}. Run the same command again to continue.")
         raise
     except Diverged as divergence:
-        if accelerator.is_main_process:
+        if main_process:
             write_record(files.record, make_record(config, trainer, report, began, failure=str(divergence)))
         tracker.finish({"status": "failed"}, exit_code=1)
         raise
+    except Lost:
+        tracker.finish(exit_code=1)
+        raise
     measured = measure_generalisation(trainer, config.evaluation, held_evaluation(files.record))
     record = make_record(config, trainer, report, began, measured)
-    if accelerator.is_main_process:
+    if main_process:
         write_record(files.record, record)
     tracker.finish(
         {
@@ -125,7 +174,7 @@ def run(config: TrainConfig) -> float:
         }
     )
     describe.result(config, record, files, tracker, display)
-    return float(record["final"]["test_top1"])
+    return record
 
 
 def main() -> None:

@@ -292,7 +292,10 @@ def test_the_runs_of_an_experiment_are_listed_with_what_is_left(capsys: pytest.C
     (begun / "checkpoint-00000010.pt").touch()
     main(["--list", "block_digits"])
     *lines, total = capsys.readouterr().out.splitlines()
-    assert total == "block_digits: 20 runs, 2 done, 1 begun, 17 missing; about 1.8 hours left, as such runs took"
+    assert (
+        total
+        == "block_digits: 20 runs, 2 done, 0 running, 1 begun, 17 missing; about 1.8 hours left, as such runs took"
+    )
     assert len(lines) == 20
     assert lines[0].split()[1:4] == ["done", "91.25", "%"]
     assert lines[0].endswith("seed=0 dof=2k sharing.block=1")
@@ -303,7 +306,7 @@ def test_the_runs_of_an_experiment_are_listed_with_what_is_left(capsys: pytest.C
 def test_runs_without_a_past_are_counted_apart(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--list", "cpu_recipe"])
     assert capsys.readouterr().out.splitlines()[-1] == (
-        "cpu_recipe: 2 runs, 0 done, 0 begun, 2 missing; 2 of a kind that never ran here"
+        "cpu_recipe: 2 runs, 0 done, 0 running, 0 begun, 2 missing; 2 of a kind that never ran here"
     )
 
 
@@ -407,12 +410,12 @@ def test_a_run_that_lacks_what_an_experiment_measures_is_not_done(capsys: pytest
     case = next(case for case in read_experiment("generalisation") if case.config.dof == 36_000)
     write(case)
     main(["--list", "generalisation"])
-    assert "0 done, 0 begun, 10 missing" in capsys.readouterr().out
+    assert "0 done, 0 running, 0 begun, 10 missing" in capsys.readouterr().out
     measured = generalisation(50.0, 20.0, *CORRUPTIONS)
     measured["generalisation"]["images_asked_for"] = 1000
     write(case, **measured)
     main(["--list", "generalisation"])
-    assert "1 done, 0 begun, 9 missing" in capsys.readouterr().out
+    assert "1 done, 0 running, 0 begun, 9 missing" in capsys.readouterr().out
 
 
 def test_the_fit_is_drawn_and_stated() -> None:

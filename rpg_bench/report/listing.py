@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from rpg_bench.generalisation import lacks_evaluation
+from rpg_bench.lease import holder_of
 from rpg_bench.report.experiments import Case, read_runs
 from rpg_bench.report.records import Record, Records
 from rpg_bench.runs import RunFiles, run_hash
 
-DONE, BEGUN, MISSING = "done", "begun", "missing"
+DONE, RUNNING, BEGUN, MISSING = "done", "running", "begun", "missing"
 
 
 def listing(name: str, records: Records, runs: Path) -> str:
@@ -22,7 +23,7 @@ def listing(name: str, records: Records, runs: Path) -> str:
     Args:
         name: of the experiment.
         records: what is done.
-        runs: the folder of run directories; a run with a checkpoint there is continued.
+        runs: the folder of run directories: with a lease there a run is being trained, with a checkpoint begun.
 
     Returns:
         The text. Hours are those of past runs that differ in nothing but scheme, budget and seed; a run
@@ -32,7 +33,7 @@ def listing(name: str, records: Records, runs: Path) -> str:
         InvalidInput: there is no such experiment.
     """
     lines, left, unknown = [], 0.0, 0
-    counts = dict.fromkeys((DONE, BEGUN, MISSING), 0)
+    counts = dict.fromkeys((DONE, RUNNING, BEGUN, MISSING), 0)
     past = _seconds_by_kind(records.found.values())
     for run in read_runs(name):
         state, found = _state(run, records, runs)
@@ -55,6 +56,8 @@ def _state(run: Case, records: Records, runs: Path) -> tuple[str, Record | None]
     if found and not lacks_evaluation(found.values, run.config.evaluation):
         return DONE, found
     directory = runs / RunFiles.of(run.config).directory.name
+    if holder_of(directory):
+        return RUNNING, None
     return (BEGUN if any(directory.glob("checkpoint-*.pt")) else MISSING), None
 
 
