@@ -17,7 +17,7 @@ Every scheme with the same number of free numbers in the slots of a ResNet18. To
 percent. `lowrank` begins at 35,712; `lors`, `lors_adaptive` and `tied` at 7,987,200, where they are listed."""
 PUBLISHED = """\
 ResNet18 on CIFAR-100 at the published numbers of surviving weights: SynFlow's repository, three runs each, mean ±
-sample standard deviation. Another protocol: its long schedule against seven epochs here."""
+sample standard deviation. Another protocol: its long schedule against eight epochs here."""
 METHODS = {
     "snip": "SNIP",
     "grasp": "GraSP",

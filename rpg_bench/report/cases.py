@@ -34,7 +34,11 @@ def protocol(case: Case) -> str:
     data, recipe, optimizer = case.config.dataset, case.config.recipe, case.config.optimizer
     stem = f", `{recipe.stem}` stem" if recipe.stem and case.config.backbone.name.startswith("resnet") else ""
     patch = f", patch {case.config.backbone.patch_size}" if case.config.backbone.patch_size else ""
+    pixels = f"{data.image_size}x{data.image_size} pixels"
+    if recipe.train_sizes:
+        pixels += f" (training images grow: {', '.join(map(str, recipe.train_sizes))})"
+    smoothing = f", label smoothing {recipe.label_smoothing:g}" if recipe.label_smoothing else ""
     return (
-        f"{recipe.epochs} epochs of {data.name} at {data.image_size}x{data.image_size} pixels{stem}{patch}, batch "
-        f"{recipe.batch_size}, {optimizer.name}, lr {optimizer.lr:g}, weight decay {optimizer.weight_decay:g}."
+        f"{recipe.epochs} epochs of {data.name} at {pixels}{stem}{patch}, batch {recipe.batch_size}, {optimizer.name}, "
+        f"lr {optimizer.lr:g}, weight decay {optimizer.weight_decay:g}{smoothing}."
     )

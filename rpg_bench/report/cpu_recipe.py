@@ -1,4 +1,4 @@
-"""How recipe `cpu-1` was chosen, and the learning curves of a dense network and a ring under it."""
+"""How recipe `cpu-2` was chosen, and the learning curves of a dense network and a ring under it."""
 
 from __future__ import annotations
 
@@ -43,6 +43,11 @@ def make(records: Records) -> Page:
             _search(read_experiment(SEARCH), records),
         ],
     )
+
+
+def at_a_glance(records: Records) -> Table:
+    """The learning curves."""
+    return _curves(read_experiment(EXPERIMENT), records)
 
 
 def _curves(cases: Sequence[Case], records: Records) -> Table:
