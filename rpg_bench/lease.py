@@ -116,9 +116,10 @@ def holder_of(directory: Path) -> Owner | None:
     known at once."""
     path = directory / NAME
     holder = _read(path)
-    if holder is None or holder.is_gone or (holder.is_gone is None and _expired(path)):
+    if holder is None:
         return None
-    return holder
+    gone = holder.is_gone
+    return None if gone or (gone is None and _expired(path)) else holder
 
 
 def _create(path: Path, owner: Owner) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from runner import ROOT
 from rpg_bench import InvalidInput
 from rpg_bench.config import SharingConfig
 from rpg_bench.corruptions import CORRUPTIONS
+from rpg_bench.lease import Lease
 from rpg_bench.report.claims import CLAIMS, UNTESTED
 from rpg_bench.report.command import PAGES, main, make_tables
 from rpg_bench.report.csv_table import csv_table
@@ -290,16 +292,19 @@ def test_the_runs_of_an_experiment_are_listed_with_what_is_left(capsys: pytest.C
     begun = Path("runs") / run_hash(dataclasses.replace(case.config, seed=2))
     begun.mkdir(parents=True)
     (begun / "checkpoint-00000010.pt").touch()
-    main(["--list", "block_digits"])
+    running = Path("runs") / run_hash(dataclasses.replace(case.config, seed=3))
+    running.mkdir(parents=True)
+    with Lease(running):
+        main(["--list", "block_digits"])
     *lines, total = capsys.readouterr().out.splitlines()
-    assert (
-        total
-        == "block_digits: 20 runs, 2 done, 0 running, 1 begun, 17 missing; about 1.8 hours left, as such runs took"
-    )
+    counts = "20 runs, 2 done, 1 running, 1 begun, 16 missing"
+    assert total == f"block_digits: {counts}; about 1.8 hours left, as such runs took"
     assert len(lines) == 20
     assert lines[0].split()[1:4] == ["done", "91.25", "%"]
     assert lines[0].endswith("seed=0 dof=2k sharing.block=1")
     assert lines[8].split()[:2] == [begun.name, "begun"]
+    assert lines[12].split()[:2] == [running.name, "running"]
+    assert f"(process {os.getpid()} on " in lines[12]
     assert not Path("results/tables").exists()
 
 

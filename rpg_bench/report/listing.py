@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rpg_bench.generalisation import lacks_evaluation
-from rpg_bench.lease import holder_of
+from rpg_bench.lease import Owner, holder_of
 from rpg_bench.report.experiments import Case, read_runs
 from rpg_bench.report.records import Record, Records
 from rpg_bench.runs import RunFiles, run_hash
@@ -36,13 +36,14 @@ def listing(name: str, records: Records, runs: Path) -> str:
     counts = dict.fromkeys((DONE, RUNNING, BEGUN, MISSING), 0)
     past = _seconds_by_kind(records.found.values())
     for run in read_runs(name):
-        state, found = _state(run, records, runs)
+        state, found, holder = _state(run, records, runs)
         counts[state] += 1
         seconds = past.get(_kind(dataclasses.asdict(run.config)))
         if state != DONE:
             left, unknown = left + (seconds or 0.0), unknown + (seconds is None)
         top1 = f"{found.top1:6.2f} %" if found else " " * 8
-        lines.append(f"{run_hash(run.config)}  {state:<7}  {top1}  {' '.join(run.overrides)}")
+        where = f"  (process {holder.pid} on {holder.host})" if holder else ""
+        lines.append(f"{run_hash(run.config)}  {state:<7}  {top1}  {' '.join(run.overrides)}{where}")
     total = f"{name}: {sum(counts.values())} runs, " + ", ".join(f"{count} {state}" for state, count in counts.items())
     if left:
         total += f"; about {left / 3600:.1f} hours left, as such runs took"
@@ -51,14 +52,15 @@ def listing(name: str, records: Records, runs: Path) -> str:
     return "\n".join([*lines, total])
 
 
-def _state(run: Case, records: Records, runs: Path) -> tuple[str, Record | None]:
+def _state(run: Case, records: Records, runs: Path) -> tuple[str, Record | None, Owner | None]:
     found = records.found.get(run_hash(run.config))
     if found and not lacks_evaluation(found.values, run.config.evaluation):
-        return DONE, found
+        return DONE, found, None
     directory = runs / RunFiles.of(run.config).directory.name
-    if holder_of(directory):
-        return RUNNING, None
-    return (BEGUN if any(directory.glob("checkpoint-*.pt")) else MISSING), None
+    holder = holder_of(directory)
+    if holder:
+        return RUNNING, None, holder
+    return (BEGUN if any(directory.glob("checkpoint-*.pt")) else MISSING), None, None
 
 
 def _seconds_by_kind(found: Iterable[Record]) -> dict[Hashable, float]:
