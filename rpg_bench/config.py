@@ -235,7 +235,11 @@ def validate(config: TrainConfig) -> None:
     _at_least("dataset.image_size", config.dataset.image_size, 1)
     _at_least("dataset.workers", config.dataset.workers, 0)
     for size in recipe.train_sizes:
-        _within("recipe.train_sizes", size, 1, config.dataset.image_size)
+        if not 1 <= size <= config.dataset.image_size:
+            raise InvalidInput(
+                f"recipe.train_sizes: {size} is outside 1..{config.dataset.image_size}, the side of "
+                f"{config.dataset.name}'s images; recipe.train_sizes=[] trains at that side throughout"
+            )
     _within("recipe.label_smoothing", recipe.label_smoothing, 0.0, 1.0, open_end=True)
     _within("recipe.schedule.peak", schedule.peak, 0.0, 1.0)
     _within("recipe.schedule.final", schedule.final, 0.0, 1.0)

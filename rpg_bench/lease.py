@@ -115,7 +115,10 @@ def holder_of(directory: Path) -> Owner | None:
     """Who trains the run whose directory this is; None if nobody does, or the one who did is dead for all that is
     known at once."""
     path = directory / NAME
-    holder = _read(path)
+    try:
+        holder = _read(path)
+    except OSError:  # a mistake in runs_dir, which is reported when the run begins
+        return None
     if holder is None:
         return None
     gone = holder.is_gone
@@ -148,12 +151,18 @@ def _create_exclusively(path: Path, content: bytes) -> bool:
 
 
 def _read(path: Path) -> Owner | None:
-    """The owner that the file names; nobody that is known, if it is damaged; None without a file."""
+    """The owner that the file names; nobody that is known, if it is damaged; None without a file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     try:
-        return Owner(**json.loads(path.read_text()))
+        content = path.read_text()
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError):
+    try:
+        return Owner(**json.loads(content))
+    except (ValueError, TypeError):
         return Owner("an unknown machine", "", 0, "", "")
 
 

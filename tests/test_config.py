@@ -32,7 +32,8 @@ def choices() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("group", "choice"), choices(), ids=str)
 def test_every_file_composes(group: str, choice: str) -> None:
     named = [f"{group}.name={NEEDS_A_NAME[group]}"] if choice == "timm" else []
-    config = configured(f"{group}={choice}", *named)
+    data = ["dataset=cifar100"] if group == "recipe" else []
+    config = configured(*data, f"{group}={choice}", *named)
     if group == "recipe":
         assert choice in (config.recipe.name, config.recipe.name.partition("-")[0])  # cpu-2 is a version of cpu
     if group == "dataset":
@@ -52,6 +53,12 @@ def test_the_recipe_of_the_recorded_runs_is_frozen() -> None:
     assert name_of("dataset=cifar100", "recipe=cpu-1", "sharing=rpg_global", "dof=36k") == "30891c9588e2"
 
 
+def test_training_images_are_no_larger_than_the_others() -> None:
+    with pytest.raises(InvalidInput, match=r"recipe.train_sizes: 24 is outside 1..16.*train_sizes=\[\]"):
+        configured("dataset=digits", "recipe=cpu")
+    assert configured("dataset=digits", "recipe=cpu", "recipe.train_sizes=[]").recipe.train_sizes == []
+
+
 def test_every_scheme_has_a_file() -> None:
     files = {path.stem for path in (config_directory() / "sharing").glob("*.yaml")}
     assert files == set(SCHEMES)
@@ -65,7 +72,7 @@ def test_the_file_of_a_scheme_states_its_options_with_their_defaults(scheme: str
 
 @pytest.mark.parametrize("recipe", [path.stem for path in sorted((config_directory() / "recipe").glob("*.yaml"))])
 def test_the_optimizer_of_every_recipe_can_be_built(recipe: str) -> None:
-    config = configured(f"recipe={recipe}")
+    config = configured("dataset=cifar100", f"recipe={recipe}")
     groups = parameter_groups(make("resnet"), config.optimizer.weight_decay, config.recipe.no_decay)
     create_optimizer(config.optimizer, groups, config.recipe.batch_size)
 
@@ -78,7 +85,7 @@ def test_the_optimizer_of_every_recipe_can_be_built(recipe: str) -> None:
         (["recipe=rpg_imagenet"], {"batch": 256, "lr": 0.3, "wd": 3e-5, "optimizer": "momentum", "clip": None}),
         (["recipe=rpg_imagenet_code"], {"batch": 256, "lr": 0.3, "wd": 1e-4, "optimizer": "momentum", "clip": None}),
         (["recipe=lors_cifar"], {"batch": 1024, "lr": 1e-3, "wd": 0.05, "optimizer": "adamw", "clip": 5.0}),
-        (["recipe=cpu"], {"batch": 128, "lr": 0.1, "wd": 5e-4, "optimizer": "sgd", "clip": None}),
+        (["dataset=cifar100", "recipe=cpu"], {"batch": 128, "lr": 0.1, "wd": 5e-4, "optimizer": "sgd", "clip": None}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

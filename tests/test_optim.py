@@ -217,7 +217,7 @@ def test_one_cycle_is_highest_at_its_peak(peak: float) -> None:
 
 @pytest.mark.parametrize("recipe", ["digits", "cpu", "rpg_cifar", "rpg_imagenet", "rpg_imagenet_code", "lors_cifar"])
 def test_every_recipe_has_a_rate_at_every_step_that_peaks_at_one(recipe: str) -> None:
-    config = configured(f"recipe={recipe}").recipe
+    config = configured("dataset=cifar100", f"recipe={recipe}").recipe
     factor = rate_factor(config.schedule, config.epochs, 7)
     rates = [factor(step) for step in range(config.epochs * 7)]
     assert min(rates) > 0

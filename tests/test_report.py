@@ -239,7 +239,7 @@ def test_a_record_under_another_name_is_damaged(cases: Sequence[Case]) -> None:
 
 def test_learning_curves_and_the_search_are_made_of_their_records() -> None:
     def history(before: float, last: float) -> dict[str, Any]:
-        return {"history": [{"test_top1": value} for value in (*[before] * 6, last)]}
+        return {"history": [{"test_top1": value} for value in (*[before] * 7, last)]}
 
     dense, ring = read_experiment("cpu_recipe")
     write(dense, top1=20.0, **history(10.0, 20.0))
@@ -248,8 +248,8 @@ def test_learning_curves_and_the_search_are_made_of_their_records() -> None:
     write(read_experiment("cpu_recipe_search")[1], top1=7.5)
     make_tables(["cpu_recipe"], Path("results"))
     text = Path("results/tables/cpu_recipe.md").read_text()
-    assert f"| `none` | 36,000 | 51,306 |{' 11.0 |' * 6} 21.00 ± 1.41 (2) | 10 on 1 thread |" in text
-    assert f"| `rpg_global 36,000` | 36,000 | 51,306 |{' 5.0 |' * 6} 15.00 (1) | 10 on 1 thread |" in text
+    assert f"| `none` | 36,000 | 51,306 |{' 11.0 |' * 7} 21.00 ± 1.41 (2) | 10 on 1 thread |" in text
+    assert f"| `rpg_global 36,000` | 36,000 | 51,306 |{' 5.0 |' * 7} 15.00 (1) | 10 on 1 thread |" in text
     assert "| as it is | missing | 7.50 (1) | 1.00 |" in text
     first = {path: path.read_bytes() for path in Path("results/figures").iterdir()}
     assert {path.suffix for path in first} == {".png", ".pdf"}

@@ -81,15 +81,15 @@ def test_a_choice_without_runs_is_said(page: Path) -> None:
 def test_a_run_that_is_pointed_at_shows_its_command(page: Path) -> None:
     pointing = page.with_name("pointing.html")
     script = (
-        "<script>document.querySelector('[data-run=\"008acd9615f4\"]').dispatchEvent(new Event('mouseenter'))</script>"
+        "<script>document.querySelector('[data-run=\"c83c188edb73\"]').dispatchEvent(new Event('mouseenter'))</script>"
     )
     pointing.write_text(page.read_text(encoding="utf-8").replace("</html>", f"{script}</html>"), encoding="utf-8")
     document = shown(pointing)
     details = document.split('<div id="details">')[1].split("</div>")[0]
-    assert "54.87 %" in details
+    assert "55.87 %" in details
     assert "+experiment=cpu_recipe seed=0" in details
     assert document.count('class="point chosen"') == 1
-    assert document.count('<tr data-run="008acd9615f4" class="chosen">') == 1
+    assert document.count('<tr data-run="c83c188edb73" class="chosen">') == 1
 
 
 def test_nothing_is_fetched_from_elsewhere(page: Path) -> None:
