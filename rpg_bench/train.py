@@ -160,6 +160,8 @@ def fit(
     except Lost:
         tracker.finish(exit_code=1)
         raise
+    if config.evaluation != EvaluationConfig():
+        display.say("trained; measuring what evaluation asks for, which takes minutes")
     measured = measure_generalisation(trainer, config.evaluation, held_evaluation(files.record))
     record = make_record(config, trainer, report, began, measured)
     if main_process:
