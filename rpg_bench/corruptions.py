@@ -103,4 +103,5 @@ def _corrupt() -> Callable[..., NDArray[np.uint8]]:
         raise InvalidInput(
             f"evaluation.corruptions: {_LIBRARY} cannot be loaded ({error}); pip install 'rpg-bench[corruptions]'"
         ) from None
-    return corrupt  # type: ignore[no-any-return]
+    function: Callable[..., NDArray[np.uint8]] = corrupt
+    return function

@@ -98,21 +98,16 @@ class _Views:
     """Every k-th evaluation image, as pixels; of several processes, each has its share."""
 
     def __init__(self, trainer: Trainer, wanted: int) -> None:
-        self._data = trainer.data
-        test, rank, processes = (
-            trainer.data.test,
-            trainer.accelerator.process_index,
-            trainer.accelerator.num_processes,
-        )
-        stride = max(1, test.samples // wanted)
-        self.total = min(wanted, test.samples)
+        data, processes = trainer.data, trainer.accelerator.num_processes
+        stride = max(1, data.test.samples // wanted)
+        self.total = min(wanted, data.test.samples)
         last = (self.total - 1) * stride
         self._device = trainer.device
-        self._mean = torch.tensor(trainer.data.mean)[:, None, None]
-        self._std = torch.tensor(trainer.data.std)[:, None, None]
+        self._mean = torch.tensor(data.mean)[:, None, None]
+        self._std = torch.tensor(data.std)[:, None, None]
         self._batches: list[tuple[np.ndarray[Any, np.dtype[np.uint8]], Tensor, list[int]]] = []
-        number = rank  # ranks take turns: EvaluationBatches
-        for images, labels in test.epoch(0):
+        number = trainer.accelerator.process_index  # ranks take turns: EvaluationBatches
+        for images, labels in data.test.epoch(0):
             numbers = [number + processes * place for place in range(len(labels))]
             number += processes * len(labels)
             kept = [place for place, n in enumerate(numbers) if n % stride == 0 and n <= last]
