@@ -34,7 +34,7 @@ def train(composed: DictConfig) -> float:
     config = from_hydra(composed)
     finished = finished_record(config)
     if finished is not None:
-        return already(config, finished)
+        return say_finished(config, finished)
     refuse_held(config)
     return run(config)
 
@@ -51,7 +51,7 @@ def refuse_held(config: TrainConfig) -> None:
         raise Held(directory / NAME, holder)
 
 
-def already(config: TrainConfig, finished: Mapping[str, Any]) -> float:
+def say_finished(config: TrainConfig, finished: Mapping[str, Any]) -> float:
     """Say that the run is finished; return its top-1."""
     if os.environ.get("RANK", "0") == "0":
         print(
@@ -121,7 +121,7 @@ def run(config: TrainConfig) -> float:
     with launch.held(files, accelerator) as lease:
         finished = finished_record(config)  # by another process, since this one began
         if finished is not None:
-            return already(config, finished)
+            return say_finished(config, finished)
         launch.resume(config, trainer, files, display)
         record = fit(config, trainer, report, display, lease, began)
     return float(record["final"]["test_top1"])
