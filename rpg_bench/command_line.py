@@ -18,13 +18,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rpg_bench import processes, slurm
 from rpg_bench.config import TrainConfig, unknown_key
-from rpg_bench.errors import Failed, InvalidInput, unknown
+from rpg_bench.errors import BAD_INPUT, FAILED, INTERRUPTED, Failed, InvalidInput, unknown
 from rpg_bench.lease import Held
 from rpg_bench.signals import Interrupted
 from rpg_bench.sweeper import Deferred, Failure, SweepFailed
-
-BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
 
 def config_directory() -> Path:
@@ -64,9 +63,14 @@ def run_command(task: Callable[[DictConfig], Any], switches: Mapping[str, bool] 
         sweeping = hydra_config.mode == RunMode.MULTIRUN
         if sweeping:
             print(f"\n[{hydra_config.job.num + 1}] {' '.join(hydra_config.overrides.task)}", flush=True)
+        slurm.join_step()
+        slurm.requeue_before_training()
         # Reported here: Hydra would add a line of its own to what it sees raised.
         try:
             return task(composed)
+        except Interrupted as stop:
+            slurm.leave(stop)
+            raise SystemExit(stop.exit_code) from None
         except InvalidInput as error:
             failure = Failure(BAD_INPUT, str(error))
         except Held as held:
@@ -77,6 +81,8 @@ def run_command(task: Callable[[DictConfig], Any], switches: Mapping[str, bool] 
         except Failed as error:
             failure = Failure(FAILED, str(error))
         except Exception as error:
+            if processes.count() > 1:
+                processes.abandon(error)
             if not sweeping:
                 raise
             traceback.print_exc()
@@ -98,8 +104,6 @@ def run_command(task: Callable[[DictConfig], Any], switches: Mapping[str, bool] 
         failures.append(BAD_INPUT)
     except SweepFailed as error:
         failures.append(error.code)
-    except Interrupted as stop:
-        raise SystemExit(stop.exit_code) from None
     except KeyboardInterrupt:
         _report("interrupted; the same command goes on from the last checkpoint, if there is one")
         raise SystemExit(INTERRUPTED) from None
@@ -124,4 +128,5 @@ def explain(error: Exception) -> str:
 
 
 def _report(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    if processes.rank() == 0:  # all processes of a run agree on these errors
+        print(f"error: {message}", file=sys.stderr, flush=True)

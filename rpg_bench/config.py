@@ -152,6 +152,7 @@ class TrainConfig:
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    batch_scale: int = 1  # recipe.batch_size and optimizer.lr times this; part of both afterwards
     sweep: Optional[str] = None  # name of the experiment that the run belongs to
     device: str = "auto"
     runs_dir: str = "runs"
@@ -206,6 +207,16 @@ def from_hydra(composed: DictConfig) -> TrainConfig:
     if config.dof is not None:
         config.dof = canonical_dof(config.dof)
     validate(config)
+    return _scaled(config)
+
+
+def _scaled(config: TrainConfig) -> TrainConfig:
+    """Scale the batch, and with it the learning rate linearly (Goyal et al., arXiv 1706.02677, section 2.1)."""
+    if config.batch_scale != 1:
+        if config.optimizer.lr_reference_batch is None:
+            config.optimizer.lr_reference_batch = config.recipe.batch_size
+        config.recipe.batch_size *= config.batch_scale
+        config.batch_scale = 1  # the same run, and the same hash, as with the larger batch written out
     return config
 
 
@@ -232,6 +243,7 @@ def validate(config: TrainConfig) -> None:
     _at_least("recipe.epochs", recipe.epochs, 1)
     _at_least("recipe.batch_size", recipe.batch_size, 1)
     _at_least("recipe.accumulate", recipe.accumulate, 1)
+    _at_least("batch_scale", config.batch_scale, 1)
     _at_least("dataset.image_size", config.dataset.image_size, 1)
     _at_least("dataset.workers", config.dataset.workers, 0)
     for size in recipe.train_sizes:

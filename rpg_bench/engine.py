@@ -243,12 +243,24 @@ class Trainer:
                     distributed.broadcast(buffer, 0)
 
     def save(self) -> None:
-        """Write a checkpoint, on the main process; every process calls this at the same step."""
+        """Write a checkpoint, on the main process; every process calls this at the same step.
+
+        Raises:
+            InvalidInput: it cannot be written; Failed on the other processes.
+        """
         self._saved_at = time.monotonic()
         sums = self.accelerator.reduce(self.sums, "sum")  # of all processes; not in place
-        if not self.accelerator.is_main_process:
-            return
-        state = {
+        failure = None
+        if self.accelerator.is_main_process:
+            try:
+                checkpoint.save(self.directory, self.position.step, self._state(sums))
+            except OSError as error:
+                failure = InvalidInput(f"runs_dir: no checkpoint can be written to {self.directory}: {error.strerror}")
+        if self._agreed(failure is not None):
+            raise failure or Failed("the main process could not write a checkpoint")
+
+    def _state(self, sums: Tensor) -> dict[str, Any]:
+        return {
             "position": asdict(self.position),
             "sums": sums.cpu(),
             "model": self.plain.state_dict(),
@@ -258,12 +270,6 @@ class Trainer:
             "random": checkpoint.random_state(),
             "tracking_id": self.tracking_id,
         }
-        try:
-            checkpoint.save(self.directory, self.position.step, state)
-        except OSError as error:
-            raise InvalidInput(
-                f"runs_dir: no checkpoint can be written to {self.directory}: {error.strerror}"
-            ) from None
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from what `save` wrote."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130  # exit codes of all commands
+
 
 class InvalidInput(ValueError):
     """Input that a user can correct. The command line prints its message and exits with 2."""

@@ -6,14 +6,15 @@ import contextlib
 import random
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast, broadcast_object_list
+from accelerate.utils import broadcast, broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from rpg_bench import checkpoint
@@ -26,6 +27,9 @@ from rpg_bench.errors import Failed, InvalidInput
 from rpg_bench.lease import Held, Lease
 from rpg_bench.records import provenance, read_record
 from rpg_bench.runs import RunFiles
+from rpg_bench.slurm import patience
+
+Result = TypeVar("Result")
 
 
 def accelerator(config: TrainConfig) -> Accelerator:
@@ -54,6 +58,26 @@ def accelerator(config: TrainConfig) -> Accelerator:
     return made
 
 
+def together(accelerator: Accelerator, action: Callable[[], Result]) -> Result:
+    """Do something in every process; what one of them cannot do, all give up with its reason.
+
+    Raises:
+        InvalidInput: in one process; on every process.
+    """
+    if accelerator.num_processes == 1:
+        return action()
+    reason = result = None
+    with accelerator.local_main_process_first():  # what one process fetches, those of its machine find
+        try:
+            result = action()
+        except InvalidInput as error:
+            reason = str(error)
+    for refused in gather_object([reason]):
+        if refused is not None:
+            raise InvalidInput(refused)
+    return cast(Result, result)
+
+
 def seed_everything(seed: int) -> None:
     """Seed every global random generator; the data has streams of its own."""
     random.seed(seed)
@@ -63,7 +87,8 @@ def seed_everything(seed: int) -> None:
 
 def load(config: TrainConfig, accelerator: Accelerator) -> Data:
     """Load this process's share of the data; a download is done by one process per machine."""
-    with accelerator.local_main_process_first():
+
+    def load_share() -> Data:
         return load_data(
             config.dataset,
             config.recipe.augment,
@@ -73,6 +98,8 @@ def load(config: TrainConfig, accelerator: Accelerator) -> Data:
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
         )
+
+    return together(accelerator, load_share)
 
 
 def first_batch(data: Data, accelerator: Accelerator) -> Iterator[tuple[Tensor, Tensor]]:
@@ -104,12 +131,16 @@ def check_taps(config: TrainConfig, model: nn.Module, data: Data, accelerator: A
         )
 
 
-def check_output(config: TrainConfig, files: RunFiles, model: nn.Module) -> None:
-    """Make the output directories and see that there is room for the checkpoints.
+def check_output(config: TrainConfig, files: RunFiles, model: nn.Module, accelerator: Accelerator) -> None:
+    """Let the main process make the output directories and see that there is room for the checkpoints.
 
     Raises:
         InvalidInput: no permission or no space.
     """
+    together(accelerator, lambda: _make_output(config, files, model) if accelerator.is_main_process else None)
+
+
+def _make_output(config: TrainConfig, files: RunFiles, model: nn.Module) -> None:
     state = sum(t.numel() * t.element_size() for t in model.state_dict().values() if isinstance(t, torch.Tensor))
     needed = 4 * (checkpoint.KEPT + 1) * state  # weights, two moments and an average at most
     made: list[Path] = []
@@ -145,7 +176,7 @@ def held(files: RunFiles, accelerator: Accelerator) -> Iterator[Lease | None]:
         lease, refused = None, None
         if accelerator.is_main_process:
             try:
-                lease = stack.enter_context(Lease(files.directory))
+                lease = stack.enter_context(Lease(files.directory, patience()))
             except (Held, InvalidInput) as error:
                 refused = error
         (message,) = broadcast_object_list([str(refused) if refused else None])

@@ -67,25 +67,31 @@ class Owner:
 class Lease:
     """Held within the `with` block; `lost` once another process took it over.
 
+    patience: seconds to wait for an owner of whom it is not known whether it is dead.
+
     Raises:
         Held: on entering, another process has it.
         InvalidInput: on entering, the folder cannot be written to.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, patience: float = 0.0) -> None:
         self.path = directory / NAME
         self.lost = False
+        self._patience = patience
         self._owner = Owner.this()
         self._stop = threading.Event()
         self._renewal = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def __enter__(self) -> Lease:
+        until = time.monotonic() + self._patience
         try:
             while not _create(self.path, self._owner):
                 holder = _read(self.path)
                 if holder is not None and not _is_dead(self.path, holder):
-                    raise Held(self.path, holder)
-                if holder is not None:
+                    if time.monotonic() >= until:
+                        raise Held(self.path, holder)
+                    time.sleep(1.0)
+                elif holder is not None:
                     _remove(self.path, holder)
         except OSError as error:
             raise InvalidInput(f"runs_dir: cannot write to {self.path.parent}: {error.strerror}") from None

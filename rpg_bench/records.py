@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from rpg_bench.checkpoint import write_aside
-from rpg_bench.config import TrainConfig
+from rpg_bench.config import EvaluationConfig, TrainConfig
 from rpg_bench.errors import InvalidInput
-from rpg_bench.runs import run_hash
+from rpg_bench.files import write_aside
+from rpg_bench.runs import RunFiles, run_hash
 from rpg_bench.sharing import DofReport
 
 if TYPE_CHECKING:
@@ -57,6 +57,19 @@ def read_record(path: Path) -> dict[str, Any] | None:
         raise InvalidInput(f"results_dir: {path} is not a record of format {FORMAT}; move it away")
     if record["status"] == "finished" and "test_top1" not in record.get("final", {}):
         raise InvalidInput(f"results_dir: {path} is finished and has no result; move it away")
+    return record
+
+
+def finished_record(config: TrainConfig) -> dict[str, Any] | None:
+    """The record of this very run, if it holds all that is asked for and `force` does not ask for another."""
+    record = None if config.force else read_record(RunFiles.of(config).record)
+    if record is None or record["status"] != "finished":
+        return None
+    if config.evaluation != EvaluationConfig():
+        from rpg_bench.generalisation import lacks_evaluation
+
+        if lacks_evaluation(record, config.evaluation):
+            return None  # continued from its last checkpoint, where there is one
     return record
 
 

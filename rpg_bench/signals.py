@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, write a checkpoint, leave."""
+"""Ctrl-C, SIGTERM and a scheduler's SIGUSR2: finish the step, write a checkpoint, leave."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ class Interrupted(BaseException):
 
     def __init__(self, number: int, epoch: int, step: int) -> None:
         super().__init__(f"interrupted in epoch {epoch} after step {step}")
+        self.signal = number
         self.exit_code = 128 + number
 
 
 class StopRequest:
-    """Within the `with` block, SIGINT and SIGTERM set `requested`; a second SIGINT ends at once."""
+    """Within the `with` block, SIGINT, SIGTERM and SIGUSR2 set `requested`; a second SIGINT ends at once.
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SIGUSR2 is what `sbatch --signal=USR2@120` and submitit send ahead of a time limit or a preemption.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
     def __init__(self) -> None:
         self.requested = False

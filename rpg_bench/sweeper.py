@@ -31,8 +31,10 @@ from typing import TYPE_CHECKING, Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import OmegaConf
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf, flag_override
 
+from rpg_bench.config import TrainConfig, from_hydra
 from rpg_bench.errors import InvalidInput, unknown
 from rpg_bench.lease import holder_of
 
@@ -104,6 +106,18 @@ def common_overrides(recipe: str, paper: Sequence[str]) -> Sequence[str]:
     if recipe == "paper" and not paper:
         raise InvalidInput("hydra.sweeper.recipe: 'paper' is not allowed: this experiment is in no paper; cpu is")
     return paper if recipe == "paper" else ()
+
+
+def configuration(context: HydraContext, config: DictConfig, run: Sequence[str]) -> TrainConfig:
+    """The configuration of one run of a sweep.
+
+    Raises:
+        InvalidInput: a value that is not allowed.
+    """
+    composed = context.config_loader.load_sweep_config(config, list(run))
+    with flag_override(composed, ["struct", "readonly"], False):
+        del composed["hydra"]
+    return from_hydra(composed)
 
 
 def sweep(sweeper: CaseSweeper, arguments: Sequence[str]) -> list[Sequence[Any]]:

@@ -21,7 +21,9 @@ from rpg_bench.compiler import without_compiler
 from rpg_bench.config import EvaluationConfig, TrainConfig, from_hydra
 from rpg_bench.lazy import without_collection, without_wandb
 from rpg_bench.lease import NAME, Held, Lease, Lost, holder_of
+from rpg_bench.records import finished_record
 from rpg_bench.runs import RunFiles, run_hash
+from rpg_bench.slurm import patience
 
 if TYPE_CHECKING:
     from rpg_bench.display import Display
@@ -45,8 +47,10 @@ def refuse_held(config: TrainConfig) -> None:
     Raises:
         Held: one does.
     """
+    if os.environ.get("WORLD_SIZE", "1") != "1" or patience():
+        return  # it may be held by another process of ours, or by one that is dead for all that will be known soon
     directory = RunFiles.of(config).directory
-    holder = holder_of(directory) if os.environ.get("WORLD_SIZE", "1") == "1" else None  # not by another rank of ours
+    holder = holder_of(directory)
     if holder is not None:
         raise Held(directory / NAME, holder)
 
@@ -59,21 +63,6 @@ def say_finished(config: TrainConfig, finished: Mapping[str, Any]) -> float:
             f"({RunFiles.of(config).record}); force=true runs it again"
         )
     return float(finished["final"]["test_top1"])
-
-
-def finished_record(config: TrainConfig) -> dict[str, Any] | None:
-    """The record of this very run, if it holds all that is asked for and `force` does not ask for another."""
-    from rpg_bench.records import read_record
-
-    record = None if config.force else read_record(RunFiles.of(config).record)
-    if record is None or record["status"] != "finished":
-        return None
-    if config.evaluation != EvaluationConfig():
-        from rpg_bench.generalisation import lacks_evaluation
-
-        if lacks_evaluation(record, config.evaluation):
-            return None  # continued from its last checkpoint, where there is one
-    return record
 
 
 def run(config: TrainConfig) -> float:
@@ -115,8 +104,7 @@ def run(config: TrainConfig) -> float:
     )
     report = dof_report(model)
     trainer = Trainer(config, model, data, accelerator, files.directory)
-    if accelerator.is_main_process:
-        launch.check_output(config, files, model)
+    launch.check_output(config, files, model, accelerator)
     describe.training(config, trainer, report, display)
     with launch.held(files, accelerator) as lease:
         finished = finished_record(config)  # by another process, since this one began

@@ -14,14 +14,12 @@ import torch
 
 from rpg_bench.benchmarks import check, result, summary
 from rpg_bench.benchmarks.result import Result, Settings
-from rpg_bench.errors import Failed, InvalidInput, unknown
+from rpg_bench.errors import BAD_INPUT, FAILED, Failed, InvalidInput, unknown
 
 SECTIONS = ("step", "schemes", "unpack", "data", "inference", "memory", "setup", "growth", "small_maps")
 SHORT = ("step", "schemes", "unpack", "data", "inference", "memory", "setup")  # what CI compares
 OPTIONS = ("short", "device", "output")
 DEVICES = ("auto", "cpu", "cuda")
-
-_BAD_INPUT, _FAILED = 2, 1
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         execute(parse(sys.argv[1:] if arguments is None else arguments))
     except (InvalidInput, Failed) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(_BAD_INPUT if isinstance(error, InvalidInput) else _FAILED) from None
+        raise SystemExit(BAD_INPUT if isinstance(error, InvalidInput) else FAILED) from None
 
 
 def parse(arguments: Sequence[str]) -> Command:

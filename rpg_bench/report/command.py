@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from rpg_bench.checkpoint import write_aside
 from rpg_bench.command_line import config_directory
-from rpg_bench.errors import InvalidInput, unknown
+from rpg_bench.errors import BAD_INPUT, FAILED, InvalidInput, unknown
+from rpg_bench.files import write_aside
 from rpg_bench.report import (
     accuracy_vs_dof,
     against_rivals,
@@ -68,8 +68,6 @@ PAGES: Mapping[str, Callable[[Records], Page]] = {
 DEMONSTRATIONS: Mapping[str, Callable[[Records], Page]] = {sweep_demo.EXPERIMENT: sweep_demo.make}
 
 PAPERS_RECIPES = ("rpg_cifar", "lors_cifar", "rpg_imagenet")
-
-_BAD_INPUT, _FAILED = 2, 1
 
 
 def make_tables(names: Sequence[str], results: Path) -> Records:
@@ -157,11 +155,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         records = make_tables(asked.tables, asked.results)
     except InvalidInput as error:
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(_BAD_INPUT) from None
+        raise SystemExit(BAD_INPUT) from None
     for line in (*records.left_out, *records.damaged):
         print(f"left out: {line}", file=sys.stderr)
     if records.damaged and asked.strict:
-        raise SystemExit(_FAILED)
+        raise SystemExit(FAILED)
 
 
 class _Parser(argparse.ArgumentParser):
