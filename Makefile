@@ -27,7 +27,7 @@ sweep-demo: install  ## train four of them and draw accuracy against DoF, below 
 	$(BIN)/python -m rpg_bench.report --results runs/sweep_demo sweep_demo
 
 test: install  ## run the tests
-	$(BIN)/python -m pytest --numprocesses auto --quiet
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup --quiet
 
 check: install  ## lint, format and type checks
 	$(BIN)/ruff check .

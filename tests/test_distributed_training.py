@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ from runner import (
     ROOT,
     TINY,
     assert_same_result,
+    checkpoints,
     composed,
     configured,
     final_state,
+    finish,
     only_record,
+    start,
 )
-from test_resume import stopping_after
+from test_resume import kill_when_saved, stopping_after
 from test_train import rebuilt
 from torch import distributed
 
@@ -72,14 +76,17 @@ def in_both_processes(directory: Path) -> None:
     train(composed(*RESNET))
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory with all that two processes have done."""
     directory = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = ["torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}", "--tee=3"]
+    launcher = ["torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}", "--tee=3"]
     done = subprocess.run(
         [sys.executable, "-m", *launcher, str(Path(__file__).resolve()), str(directory)],
         cwd=directory,
@@ -145,6 +152,40 @@ def test_two_processes_that_are_stopped_and_continued(two: Path) -> None:
 def test_only_the_main_process_speaks(two: Path) -> None:
     lines = [line for line in (two / "stdout").read_text().splitlines() if "epoch   1  train" in line]
     assert len(lines) == 3  # resnet, transformer, stopped
+
+
+def test_a_process_that_dies_ends_the_run(tmp_path: Path) -> None:
+    """Killed like by a kernel that is short of memory: a message, soon, and the same command goes on."""
+    arguments = (*RESNET, "recipe.epochs=1000", "checkpoint_seconds=1e-3")
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}")
+    run = start(arguments, tmp_path, *launcher)
+    kill_when_saved(run, tmp_path, 0, 1)  # signal 0: only wait
+    os.kill(process_of_rank(1, run.pid), signal.SIGKILL)
+    died = time.monotonic()
+    code, _, err = finish(run)
+    assert code == 1
+    assert time.monotonic() - died < 60
+    assert "another process of this run has ended" in err
+    assert "the same command goes on from the last checkpoint" in err
+    saved = int(checkpoints(tmp_path)[-1].stem.rpartition("-")[2])
+    again = start(arguments, tmp_path, *launcher)
+    kill_when_saved(again, tmp_path, signal.SIGTERM, saved + 1)
+    _, out, _ = finish(again)
+    assert f"after step {saved} of" in out
+
+
+def process_of_rank(rank: int, launcher: int) -> int:
+    """The process that torchrun started with this rank."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                environment = (entry / "environ").read_bytes().split(b"\0")
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if parent == launcher and f"RANK={rank}".encode() in environment:
+                return int(entry.name)
+    raise AssertionError(f"no process of rank {rank}")
 
 
 def test_two_processes_write_nothing_for_bad_input(two: Path) -> None:

@@ -1,0 +1,168 @@
+"""A Slurm of its own for tests: one machine, no system folder, ports of 127.0.0.1 only."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
+CPUS = 4
+
+_CONFIGURATION = """\
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={home}/munge.socket,cred_expire=5
+CredType=cred/munge
+CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
+SlurmctldPort={controller_port}
+SlurmdPort={node_port}
+SlurmctldPidFile={home}/slurmctld.pid
+SlurmdPidFile={home}/slurmd.pid
+StateSaveLocation={home}/state
+SlurmdSpoolDir={home}/spool
+SlurmctldLogFile={home}/slurmctld.log
+SlurmdLogFile={home}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+MpiDefault=none
+SwitchType=switch/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SchedulerType=sched/backfill
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1
+SlurmctldParameters=preempt_send_user_signal
+SlurmdParameters=config_overrides
+SlurmdTimeout=10
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+JobRequeue=1
+ReturnToService=2
+KillWait=10
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=1000 State=UNKNOWN
+PartitionName=low  Nodes={host} Default=YES MaxTime=60 State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
+PartitionName=high Nodes={host} Default=NO  MaxTime=60 State=UP PriorityTier=10 PreemptMode=OFF
+"""
+
+
+def missing() -> str | None:
+    """Why no Slurm can be started here; None if one can."""
+    lacking = [name for name in PROGRAMS if shutil.which(name, path=_path()) is None]
+    if lacking:
+        return f"Slurm is not installed here ({', '.join(lacking)})"
+    return None if os.geteuid() == 0 else "Slurm's daemons need root here"
+
+
+class SlurmHost:
+    """A controller and one node with `CPUS` processors to give away, whatever the machine has."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.environment = {**os.environ, "PATH": _path(), "SLURM_CONF": str(home / "slurm.conf")}
+
+    def start(self) -> None:
+        """Start all of it; takes a second."""
+        for name in ("state", "spool"):
+            (self.home / name).mkdir(parents=True)
+        controller_port, node_port = _free_ports(2)
+        (self.home / "slurm.conf").write_text(
+            _CONFIGURATION.format(
+                home=self.home,
+                host=socket.gethostname().partition(".")[0],
+                user="root",
+                cpus=CPUS,
+                controller_port=controller_port,
+                node_port=node_port,
+            )
+        )
+        key = self.home / "munge.key"
+        key.touch(mode=0o600)
+        key.write_bytes(os.urandom(1024))
+        self.home.chmod(0o755)  # munge insists
+        files = {"key-file": "key", "pid-file": "pid", "log-file": "log", "seed-file": "seed", "socket": "socket"}
+        self.run("munged", "--force", *(f"--{option}={self.home}/munge.{name}" for option, name in files.items()))
+        self.run("slurmctld", "-c")
+        self.start_node()
+
+    def start_node(self) -> None:
+        """Start the node's daemon, and wait until the controller sees it."""
+        self.run("slurmd", "-c")
+        self.wait(lambda: "idle" in self.run("sinfo", "--noheader", "--format=%T") or bool(self.jobs()), "an idle node")
+
+    def kill_node(self) -> None:
+        """The node fails: its daemon and all that it started are gone at once."""
+        os.kill(int((self.home / "slurmd.pid").read_text()), signal.SIGKILL)
+        for pid in self.processes():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+    def stop(self) -> None:
+        """End whatever runs."""
+        self.run("scancel", "--user=root", check=False)
+        for name in ("slurmd.pid", "slurmctld.pid", "munge.pid"):
+            try:
+                os.kill(int((self.home / name).read_text()), signal.SIGKILL)
+            except (OSError, ValueError):
+                continue
+        for pid in self.processes():
+            os.kill(pid, signal.SIGKILL)
+
+    def run(self, *command: str, check: bool = True) -> str:
+        """Run one of Slurm's commands and return what it printed."""
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
+        return done.stdout.strip()
+
+    def jobs(self) -> dict[str, str]:
+        """Jobs that are not over, with their states."""
+        lines = self.run("squeue", "--noheader", "--array", "--format=%i %T", check=False).splitlines()
+        return dict(line.split() for line in lines)  # type: ignore[arg-type]
+
+    def processes(self) -> list[int]:
+        """Every process that a job of this Slurm has started, and its guardians."""
+        mark = f"SLURM_CONF={self.environment['SLURM_CONF']}".encode()
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                started_by_a_job = b"SLURM_JOB_ID=" in (content := (entry / "environ").read_bytes()) and mark in content
+                guardian = b"slurmstepd" in (entry / "cmdline").read_bytes() and mark in content
+            except OSError:
+                continue
+            if started_by_a_job or guardian:
+                found.append(int(entry.name))
+        return found
+
+    def wait(self, condition: object, what: str, seconds: float = 60) -> None:
+        """Until the condition, a function, holds."""
+        limit = time.monotonic() + seconds
+        while not condition():  # type: ignore[operator]
+            assert time.monotonic() < limit, f"no {what} in {seconds} s: {self.jobs()}"
+            time.sleep(0.2)
+
+
+def _path() -> str:
+    return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
