@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from rpg_bench.errors import InvalidInput
+from rpg_bench.files import write_aside
 
 KEPT = 2  # the newest, and the one before in case that one is damaged
 _DIGEST = hashlib.sha256().digest_size
@@ -21,25 +21,6 @@ _DIGEST = hashlib.sha256().digest_size
 
 class Damaged(Exception):
     """A checkpoint file that is not as it was written."""
-
-
-def write_aside(path: Path, content: bytes) -> None:
-    """Write a whole file or nothing: aside, flushed to the disk, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(aside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def save(directory: Path, step: int, state: dict[str, Any]) -> Path:

@@ -7,7 +7,6 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -18,20 +17,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rpg_bench.config import TrainConfig, unknown_key
+from rpg_bench.config import TrainConfig, config_directory, unknown_key
 from rpg_bench.errors import Failed, InvalidInput, unknown
 from rpg_bench.lease import Held
 from rpg_bench.signals import Interrupted
 from rpg_bench.sweeper import Deferred, Failure, SweepFailed
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
-
-
-def config_directory() -> Path:
-    """Where the configuration files lie: in the wheel inside the package, in a checkout beside it."""
-    package = Path(__file__).resolve().parent
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
 
 
 def register_schema(switches: Mapping[str, bool] | None = None) -> None:

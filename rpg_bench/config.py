@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Optional
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from rpg_bench.budget import canonical_dof
 from rpg_bench.errors import InvalidInput, unknown
-from rpg_bench.sharing.budget import canonical_dof
 
 # OmegaConf reads these annotations at run time and knows Optional, not every newer spelling.
 # ruff: noqa: UP045
@@ -175,6 +176,13 @@ NOT_IN_HASH = (
     "dataset.workers",
     "recipe.name",
 )
+
+
+def config_directory() -> Path:
+    """Where the configuration files lie: in the wheel inside the package, in a checkout beside it."""
+    package = Path(__file__).resolve().parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
 
 
 def from_hydra(composed: DictConfig) -> TrainConfig:

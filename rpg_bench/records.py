@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from rpg_bench.checkpoint import write_aside
 from rpg_bench.config import TrainConfig
 from rpg_bench.errors import InvalidInput
+from rpg_bench.files import write_aside
+from rpg_bench.finished import FORMAT
 from rpg_bench.runs import run_hash
 from rpg_bench.sharing import DofReport
 
 if TYPE_CHECKING:
     from rpg_bench.engine import Trainer
 
-FORMAT = 1
 # Left out of records: they say where files lay on one machine.
 _PATHS = (("dataset", "root"), (None, "runs_dir"), (None, "results_dir"))
 _PACKAGES = ("rpg-bench", "torch", "torchvision", "timm", "numpy", "hydra-core", "wandb", "accelerate")
@@ -39,25 +39,6 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
         write_aside(path, content.encode())
     except OSError as error:
         raise InvalidInput(f"results_dir: {path} cannot be written: {error.strerror}; the run is saved") from None
-
-
-def read_record(path: Path) -> dict[str, Any] | None:
-    """Read a record; None if there is none.
-
-    Raises:
-        InvalidInput: the file is no record of this format.
-    """
-    try:
-        record: Any = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):  # the latter is a mistake in results_dir, reported later
-        return None
-    except (OSError, ValueError) as error:
-        raise InvalidInput(f"results_dir: {path} is not a readable record ({error}); move it away") from None
-    if not isinstance(record, dict) or record.get("format") != FORMAT or "status" not in record:
-        raise InvalidInput(f"results_dir: {path} is not a record of format {FORMAT}; move it away")
-    if record["status"] == "finished" and "test_top1" not in record.get("final", {}):
-        raise InvalidInput(f"results_dir: {path} is finished and has no result; move it away")
-    return record
 
 
 def make_record(

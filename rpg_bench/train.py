@@ -9,16 +9,17 @@ is continued where it was; one that another process trains is left to it.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
-from torch import distributed
 
 from rpg_bench.command_line import run_command
 from rpg_bench.compiler import without_compiler
 from rpg_bench.config import EvaluationConfig, TrainConfig, from_hydra
+from rpg_bench.finished import finished_record
 from rpg_bench.lazy import without_collection, without_wandb
 from rpg_bench.lease import NAME, Held, Lease, Lost, holder_of
 from rpg_bench.runs import RunFiles, run_hash
@@ -61,31 +62,17 @@ def say_finished(config: TrainConfig, finished: Mapping[str, Any]) -> float:
     return float(finished["final"]["test_top1"])
 
 
-def finished_record(config: TrainConfig) -> dict[str, Any] | None:
-    """The record of this very run, if it holds all that is asked for and `force` does not ask for another."""
-    from rpg_bench.records import read_record
-
-    record = None if config.force else read_record(RunFiles.of(config).record)
-    if record is None or record["status"] != "finished":
-        return None
-    if config.evaluation != EvaluationConfig():
-        from rpg_bench.generalisation import lacks_evaluation
-
-        if lacks_evaluation(record, config.evaluation):
-            return None  # continued from its last checkpoint, where there is one
-    return record
-
-
 def run(config: TrainConfig) -> float:
     """Seed, data, model, share, fit, record."""
     # Torch and timm take seconds to import; a mistake in the configuration is reported before.
-    from rpg_bench import describe, launch
-    from rpg_bench.backbones import blueprint
-    from rpg_bench.display import Display
-    from rpg_bench.engine import Trainer
-    from rpg_bench.generalisation import check_evaluation
-    from rpg_bench.sharing import dof_report, get_scheme, share
-    from rpg_bench.small_maps import use_matrix_products
+    with without_collection():
+        from rpg_bench import describe, launch
+        from rpg_bench.backbones import blueprint
+        from rpg_bench.display import Display
+        from rpg_bench.engine import Trainer
+        from rpg_bench.generalisation import check_evaluation
+        from rpg_bench.sharing import dof_report, get_scheme, share
+        from rpg_bench.small_maps import use_matrix_products
 
     began = time.monotonic()
     files = RunFiles.of(config)
@@ -184,8 +171,11 @@ def main() -> None:
     with without_compiler():
         run_command(train)
     # Not after each run: the runs of a sweep share their processes.
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
+    if "torch" in sys.modules:
+        from torch import distributed
+
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from runner import ROOT
 
 from rpg_bench import InvalidInput
 from rpg_bench.config import SharingConfig
-from rpg_bench.corruptions import CORRUPTIONS
+from rpg_bench.corruption_names import CORRUPTIONS
 from rpg_bench.lease import Lease
 from rpg_bench.report.claims import CLAIMS, UNTESTED
 from rpg_bench.report.command import PAGES, main, make_tables
@@ -323,8 +323,7 @@ def test_an_unknown_experiment_names_the_nearest() -> None:
 def test_cases_are_what_hydra_composes() -> None:
     from hydra import compose, initialize_config_dir
 
-    from rpg_bench.command_line import config_directory
-    from rpg_bench.config import from_hydra
+    from rpg_bench.config import config_directory, from_hydra
 
     for name, numbers in {"schemes_digits": (4, 26, 28, 30), "rpg_lors_search": (2, 4, 6), "lors_deit": (3,)}.items():
         cases = read_experiment(name)
@@ -477,8 +476,8 @@ def test_tables_for_programs_and_for_papers_are_escaped() -> None:
 def test_the_first_command_of_a_newcomer_is_nobodys_record() -> None:
     from hydra import compose, initialize_config_dir
 
-    from rpg_bench.command_line import config_directory, register_schema
-    from rpg_bench.config import from_hydra
+    from rpg_bench.command_line import register_schema
+    from rpg_bench.config import config_directory, from_hydra
 
     register_schema()
     with initialize_config_dir(str(config_directory()), version_base="1.3"):

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from rpg_bench.benchmarks.timing import Ratio, Times
-from rpg_bench.checkpoint import write_aside
 from rpg_bench.errors import InvalidInput
+from rpg_bench.files import write_aside
 from rpg_bench.records import provenance
 
 FORMAT = 1

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from rpg_bench.checkpoint import write_aside
-from rpg_bench.command_line import config_directory
+from rpg_bench.config import config_directory
 from rpg_bench.errors import InvalidInput, unknown
+from rpg_bench.files import write_aside
 from rpg_bench.report import (
     accuracy_vs_dof,
     against_rivals,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rpg_bench.checkpoint import write_aside
+from rpg_bench.files import write_aside
 from rpg_bench.report.page import Plot
 from rpg_bench.report.style import STYLES
 

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
-from rpg_bench.generalisation import lacks_evaluation
+from rpg_bench.finished import lacks_evaluation
 from rpg_bench.lease import Owner, holder_of
 from rpg_bench.report.experiments import Case, read_runs
 from rpg_bench.report.records import Record, Records
