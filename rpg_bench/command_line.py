@@ -99,6 +99,11 @@ def run_command(task: Callable[[DictConfig], Any], switches: Mapping[str, bool] 
         raise SystemExit(failures[0])
 
 
+def is_sweep() -> bool:
+    """Whether the run at hand is one of a sweep."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
 def explain(error: Exception) -> str:
     """Turn an exception of Hydra or OmegaConf into one line with the nearest valid choice."""
     text = str(error)

@@ -178,6 +178,18 @@ NOT_IN_HASH = (
 )
 
 
+# Left out of records: they say where files lay on one machine.
+_PATHS = (("dataset", "root"), (None, "runs_dir"), (None, "results_dir"))
+
+
+def without_paths(settings: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as others may read it: a mapping without the places of files."""
+    kept = {**settings, "dataset": dict(settings["dataset"])}
+    for section, key in _PATHS:
+        (kept[section] if section else kept).pop(key)
+    return kept
+
+
 def config_directory() -> Path:
     """Where the configuration files lie: in the wheel inside the package, in a checkout beside it."""
     package = Path(__file__).resolve().parent

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from rpg_bench.config import TrainConfig
+from rpg_bench.config import TrainConfig, without_paths
 from rpg_bench.errors import InvalidInput
 from rpg_bench.files import write_aside
 from rpg_bench.finished import FORMAT
@@ -27,8 +27,6 @@ from rpg_bench.sharing import DofReport
 if TYPE_CHECKING:
     from rpg_bench.engine import Trainer
 
-# Left out of records: they say where files lay on one machine.
-_PATHS = (("dataset", "root"), (None, "runs_dir"), (None, "results_dir"))
 _PACKAGES = ("rpg-bench", "torch", "torchvision", "timm", "numpy", "hydra-core", "wandb", "accelerate")
 
 
@@ -51,9 +49,6 @@ def make_record(
 ) -> dict[str, Any]:
     """Everything that the record of a run holds (design, section 6)."""
     position = trainer.position
-    settings = dataclasses.asdict(config)
-    for section, key in _PATHS:
-        (settings[section] if section else settings).pop(key)
     model = trainer.average.model if trainer.average is not None else trainer.plain
     keys = ("test_loss", "test_top1", "test_top5", "train_loss", "train_top1")
     final = {key: position.history[-1][key] for key in keys if position.history and key in position.history[-1]}
@@ -64,7 +59,7 @@ def make_record(
         **({"failure": failure} if failure else {}),
         "sweep": config.sweep,
         "seed": config.seed,
-        "config": settings,
+        "config": without_paths(dataclasses.asdict(config)),
         "dof": report.to_dict(),
         "fingerprint": json.loads(bytes(trainer.plain.state_dict()["sharing._extra_state"].tolist())),
         "data": {

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from rpg_bench.command_line import run_command
+from rpg_bench.command_line import is_sweep, run_command
 from rpg_bench.compiler import without_compiler
 from rpg_bench.config import EvaluationConfig, TrainConfig, from_hydra
 from rpg_bench.finished import finished_record
 from rpg_bench.lazy import without_collection, without_wandb
 from rpg_bench.lease import NAME, Held, Lease, Lost, holder_of
+from rpg_bench.progress import Progress, failure_noted
 from rpg_bench.runs import RunFiles, run_hash
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def train(composed: DictConfig) -> float:
     if finished is not None:
         return say_finished(config, finished)
     refuse_held(config)
-    return run(config)
+    with failure_noted(config, in_sweep=is_sweep()):
+        return run(config)
 
 
 def refuse_held(config: TrainConfig) -> None:
@@ -110,6 +112,8 @@ def run(config: TrainConfig) -> float:
         if finished is not None:
             return say_finished(config, finished)
         launch.resume(config, trainer, files, display)
+        if accelerator.is_main_process:
+            trainer.report = Progress(config, trainer).report
         record = fit(config, trainer, report, display, lease, began)
     return float(record["final"]["test_top1"])
 
