@@ -37,8 +37,8 @@ check: install  ## lint, format and type checks
 tables: install  ## make results/tables from results/records (seconds)
 	$(BIN)/python -m rpg_bench.report
 
-list: install  ## list the runs of EXPERIMENT=... [RECIPE=cpu|paper]: done, running, begun, missing, hours left
-	$(BIN)/python -m rpg_bench.report --list $(EXPERIMENT) --recipe $(RECIPE)
+list: install  ## the runs of EXPERIMENT=... [RECIPE=cpu|paper]: done, running, failed and why, missing, hours left
+	$(BIN)/python -m rpg_bench.sweeps status $(EXPERIMENT) --recipe $(RECIPE)
 
 reproduce: install  ## run what is missing of EXPERIMENT=... [RECIPE=cpu|paper] [SEEDS=3], then make the tables
 	$(BIN)/python -m rpg_bench.train --multirun +experiment=$(EXPERIMENT) hydra.sweeper.recipe=$(RECIPE) 'seed=range($(SEEDS))'

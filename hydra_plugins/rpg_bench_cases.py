@@ -15,6 +15,7 @@ CONFIG: dict[str, Any] = {
     "cases": [],  # overrides that belong together: a text or a list each
     "paper": [],  # overrides of all cases that make the paper's recipe of the experiment's own
     "recipe": "cpu",  # cpu: the experiment as it stands; paper: with these overrides
+    "only": [],  # hashes of the runs to run; all, if empty
 }
 ConfigStore.instance().store(group="hydra/sweeper", name="cases", node=CONFIG, provider="rpg_bench")
 
@@ -29,9 +30,11 @@ class CaseSweeper(BasicSweeper):
         cases: list[Any] | None = None,
         paper: list[str] | None = None,
         recipe: str = "cpu",
+        only: list[str] | None = None,
     ) -> None:
         super().__init__(max_batch_size, params)
         self.cases, self.paper, self.recipe = list(cases or []), list(paper or []), recipe
+        self.only = [str(name) for name in only or []]
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run all and return what the launcher returned, batch by batch."""

@@ -7,7 +7,6 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -19,18 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rpg_bench import processes, slurm
-from rpg_bench.config import TrainConfig, unknown_key
+from rpg_bench.config import TrainConfig, config_directory, unknown_key
 from rpg_bench.errors import BAD_INPUT, FAILED, INTERRUPTED, Failed, InvalidInput, unknown
 from rpg_bench.lease import Held
 from rpg_bench.signals import Interrupted
 from rpg_bench.sweeper import Deferred, Failure, SweepFailed
-
-
-def config_directory() -> Path:
-    """Where the configuration files lie: in the wheel inside the package, in a checkout beside it."""
-    package = Path(__file__).resolve().parent
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
 
 
 def register_schema(switches: Mapping[str, bool] | None = None) -> None:
@@ -109,6 +101,11 @@ def run_command(task: Callable[[DictConfig], Any], switches: Mapping[str, bool] 
         raise SystemExit(INTERRUPTED) from None
     if failures:
         raise SystemExit(failures[0])
+
+
+def is_sweep() -> bool:
+    """Whether the run at hand is one of a sweep."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def explain(error: Exception) -> str:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Optional
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from rpg_bench.budget import canonical_dof
 from rpg_bench.errors import InvalidInput, unknown
-from rpg_bench.sharing.budget import canonical_dof
 
 # OmegaConf reads these annotations at run time and knows Optional, not every newer spelling.
 # ruff: noqa: UP045
@@ -176,6 +177,25 @@ NOT_IN_HASH = (
     "dataset.workers",
     "recipe.name",
 )
+
+
+# Left out of records: they say where files lay on one machine.
+_PATHS = (("dataset", "root"), (None, "runs_dir"), (None, "results_dir"))
+
+
+def without_paths(settings: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as others may read it: a mapping without the places of files."""
+    kept = {**settings, "dataset": dict(settings["dataset"])}
+    for section, key in _PATHS:
+        (kept[section] if section else kept).pop(key)
+    return kept
+
+
+def config_directory() -> Path:
+    """Where the configuration files lie: in the wheel inside the package, in a checkout beside it."""
+    package = Path(__file__).resolve().parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
 
 
 def from_hydra(composed: DictConfig) -> TrainConfig:

@@ -9,7 +9,7 @@ benchmark's.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from zlib import crc32
 
@@ -17,34 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rpg_bench.datasets.random_streams import random_stream
-from rpg_bench.errors import InvalidInput, unknown
+from rpg_bench.errors import InvalidInput
 
-GROUPS: Mapping[str, tuple[str, ...]] = {
-    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
-    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
-    "weather": ("snow", "frost", "fog", "brightness"),
-    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
-}
-CORRUPTIONS = tuple(name for names in GROUPS.values() for name in names)
 SEVERITIES = (1, 2, 3, 4, 5)
 LEAST_SIDE = 32  # pixels, the library's
 _LIBRARY = "imagecorruptions-imaug"
 # These draw from a generator of their own, which has to be told where to begin.
 _SEEDED = ("glass_blur", "impulse_noise")
-
-
-def chosen(names: Sequence[str]) -> tuple[str, ...]:
-    """The corruptions that the names of corruptions, of groups, and `all` stand for, in the order of `CORRUPTIONS`.
-
-    Raises:
-        InvalidInput: a name is none of them.
-    """
-    wanted: set[str] = set()
-    for name in names:
-        if name not in ("all", *GROUPS, *CORRUPTIONS):
-            raise unknown("evaluation.corruptions", name, ("all", *GROUPS, *CORRUPTIONS))
-        wanted.update(CORRUPTIONS if name == "all" else GROUPS.get(name, (name,)))
-    return tuple(name for name in CORRUPTIONS if name in wanted)
 
 
 def library() -> str:

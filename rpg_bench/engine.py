@@ -6,7 +6,7 @@ import contextlib
 import copy
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,7 @@ class Trainer:
         self.factor = rate_factor(recipe.schedule, recipe.epochs, self.steps_per_epoch)
         self.position = Position()
         self.tracking_id: str | None = None
+        self.report: Callable[[], None] = lambda: None  # told behind each epoch and checkpoint, on the main process
         # Sums over the current epoch's images: loss, right answers, images.
         self.sums = self._zeros(3)
         self._unchecked: tuple[int, Tensor] | None = None
@@ -113,6 +114,7 @@ class Trainer:
             row = self._close_epoch()
             tracker.log(row, row["epoch"])
             display.epoch(row)
+            self.report()
             if self._save_is_due() or self.position.epoch == self.config.recipe.epochs:
                 self.save()
         return self.position.history
@@ -258,6 +260,7 @@ class Trainer:
                 failure = InvalidInput(f"runs_dir: no checkpoint can be written to {self.directory}: {error.strerror}")
         if self._agreed(failure is not None):
             raise failure or Failed("the main process could not write a checkpoint")
+        self.report()
 
     def _state(self, sums: Tensor) -> dict[str, Any]:
         return {

@@ -6,18 +6,24 @@ import os
 from pathlib import Path
 
 
-def write_aside(path: Path, content: bytes) -> None:
-    """Write a whole file or nothing: aside, flushed to the disk, then renamed."""
+def write_aside(path: Path, content: bytes, durable: bool = True) -> None:
+    """Write a whole file or nothing: aside, flushed to the disk, then renamed.
+
+    durable: false for what may be lost when the machine stops, and is written often.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(aside, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+    if not durable:
+        return
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)

@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 
 from rpg_bench.config import EvaluationConfig
-from rpg_bench.corruptions import LEAST_SIDE, SEVERITIES, chosen, corrupted, library
+from rpg_bench.corruption_names import chosen
+from rpg_bench.corruptions import LEAST_SIDE, SEVERITIES, corrupted, library
 from rpg_bench.datasets import Data
 from rpg_bench.errors import InvalidInput
-from rpg_bench.records import read_record
+from rpg_bench.finished import GENERALISATION, read_record
 
 if TYPE_CHECKING:
     from rpg_bench.engine import Trainer
-
-KEY = "generalisation"  # of a record
 
 
 def check_evaluation(evaluation: EvaluationConfig, data: Data) -> None:
@@ -40,18 +39,9 @@ def check_evaluation(evaluation: EvaluationConfig, data: Data) -> None:
     library()
 
 
-def lacks_evaluation(record: Mapping[str, Any], evaluation: EvaluationConfig) -> bool:
-    """Whether the record of a finished run does not hold what is asked for."""
-    held = record.get(KEY, {})
-    names = chosen(evaluation.corruptions)
-    if names and held.get("images_asked_for") != evaluation.corrupted_images:
-        return True
-    return (evaluation.train and "train_top1" not in held) or not set(names) <= set(held.get("corruptions", {}))
-
-
 def held_evaluation(path: Path) -> Mapping[str, Any]:
     """What the record at this path has measured; nothing, where there is none."""
-    held: Mapping[str, Any] = (read_record(path) or {}).get(KEY, {})
+    held: Mapping[str, Any] = (read_record(path) or {}).get(GENERALISATION, {})
     return held
 
 

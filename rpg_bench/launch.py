@@ -24,8 +24,9 @@ from rpg_bench.datasets import Data, load_data
 from rpg_bench.display import Display
 from rpg_bench.engine import Trainer
 from rpg_bench.errors import Failed, InvalidInput
+from rpg_bench.finished import read_record
 from rpg_bench.lease import Held, Lease
-from rpg_bench.records import provenance, read_record
+from rpg_bench.records import provenance
 from rpg_bench.runs import RunFiles
 from rpg_bench.slurm import patience
 

@@ -86,7 +86,7 @@ class Lease:
         until = time.monotonic() + self._patience
         try:
             while not _create(self.path, self._owner):
-                holder = _read(self.path)
+                holder = read_owner(self.path)
                 if holder is not None and not _is_dead(self.path, holder):
                     if time.monotonic() >= until:
                         raise Held(self.path, holder)
@@ -103,13 +103,13 @@ class Lease:
     ) -> None:
         self._stop.set()
         self._renewal.join()
-        if not self.lost and _read(self.path) == self._owner:
+        if not self.lost and read_owner(self.path) == self._owner:
             self.path.unlink(missing_ok=True)
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEWED):
             try:
-                if _read(self.path) != self._owner:
+                if read_owner(self.path) != self._owner:
                     self.lost = True
                     return
                 os.utime(self.path)  # without a time: the file system's own
@@ -122,7 +122,7 @@ def holder_of(directory: Path) -> Owner | None:
     known at once."""
     path = directory / NAME
     try:
-        holder = _read(path)
+        holder = read_owner(path)
     except OSError:  # a mistake in runs_dir, which is reported when the run begins
         return None
     if holder is None:
@@ -156,7 +156,7 @@ def _create_exclusively(path: Path, content: bytes) -> bool:
     return True
 
 
-def _read(path: Path) -> Owner | None:
+def read_owner(path: Path) -> Owner | None:
     """The owner that the file names; nobody that is known, if it is damaged; None without a file.
 
     Raises:
@@ -210,12 +210,12 @@ def _remove(path: Path, holder: Owner) -> None:
     guard = path.with_name(f".{NAME}.{holder.token}.dead")
     if _create(guard, Owner.this()):
         try:
-            if _read(path) == holder:
+            if read_owner(path) == holder:
                 path.unlink(missing_ok=True)
         finally:
             guard.unlink(missing_ok=True)
         return
-    other = _read(guard)
+    other = read_owner(guard)
     if other is not None and _is_dead(guard, other):
         guard.unlink(missing_ok=True)
     else:

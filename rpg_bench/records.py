@@ -17,18 +17,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from rpg_bench.config import EvaluationConfig, TrainConfig
+from rpg_bench.config import TrainConfig, without_paths
 from rpg_bench.errors import InvalidInput
 from rpg_bench.files import write_aside
-from rpg_bench.runs import RunFiles, run_hash
+from rpg_bench.finished import FORMAT
+from rpg_bench.runs import run_hash
 from rpg_bench.sharing import DofReport
 
 if TYPE_CHECKING:
     from rpg_bench.engine import Trainer
 
-FORMAT = 1
-# Left out of records: they say where files lay on one machine.
-_PATHS = (("dataset", "root"), (None, "runs_dir"), (None, "results_dir"))
 _PACKAGES = ("rpg-bench", "torch", "torchvision", "timm", "numpy", "hydra-core", "wandb", "accelerate")
 
 
@@ -41,38 +39,6 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
         raise InvalidInput(f"results_dir: {path} cannot be written: {error.strerror}; the run is saved") from None
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
-    """Read a record; None if there is none.
-
-    Raises:
-        InvalidInput: the file is no record of this format.
-    """
-    try:
-        record: Any = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):  # the latter is a mistake in results_dir, reported later
-        return None
-    except (OSError, ValueError) as error:
-        raise InvalidInput(f"results_dir: {path} is not a readable record ({error}); move it away") from None
-    if not isinstance(record, dict) or record.get("format") != FORMAT or "status" not in record:
-        raise InvalidInput(f"results_dir: {path} is not a record of format {FORMAT}; move it away")
-    if record["status"] == "finished" and "test_top1" not in record.get("final", {}):
-        raise InvalidInput(f"results_dir: {path} is finished and has no result; move it away")
-    return record
-
-
-def finished_record(config: TrainConfig) -> dict[str, Any] | None:
-    """The record of this very run, if it holds all that is asked for and `force` does not ask for another."""
-    record = None if config.force else read_record(RunFiles.of(config).record)
-    if record is None or record["status"] != "finished":
-        return None
-    if config.evaluation != EvaluationConfig():
-        from rpg_bench.generalisation import lacks_evaluation
-
-        if lacks_evaluation(record, config.evaluation):
-            return None  # continued from its last checkpoint, where there is one
-    return record
-
-
 def make_record(
     config: TrainConfig,
     trainer: Trainer,
@@ -83,9 +49,6 @@ def make_record(
 ) -> dict[str, Any]:
     """Everything that the record of a run holds (design, section 6)."""
     position = trainer.position
-    settings = dataclasses.asdict(config)
-    for section, key in _PATHS:
-        (settings[section] if section else settings).pop(key)
     model = trainer.average.model if trainer.average is not None else trainer.plain
     keys = ("test_loss", "test_top1", "test_top5", "train_loss", "train_top1")
     final = {key: position.history[-1][key] for key in keys if position.history and key in position.history[-1]}
@@ -96,7 +59,7 @@ def make_record(
         **({"failure": failure} if failure else {}),
         "sweep": config.sweep,
         "seed": config.seed,
-        "config": settings,
+        "config": without_paths(dataclasses.asdict(config)),
         "dof": report.to_dict(),
         "fingerprint": json.loads(bytes(trainer.plain.state_dict()["sharing._extra_state"].tolist())),
         "data": {

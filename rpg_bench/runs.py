@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -10,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rpg_bench.config import NOT_IN_HASH, TrainConfig
-from rpg_bench.sharing.scheme import SCHEMES
+from omegaconf import OmegaConf
+
+from rpg_bench.config import NOT_IN_HASH, SharingConfig, TrainConfig, config_directory
 
 
 def run_hash(config: TrainConfig) -> str:
@@ -35,9 +37,7 @@ def identity(config: TrainConfig) -> dict[str, Any]:
 
 def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
     flat, defaults = _flatten(settings), _flatten(dataclasses.asdict(TrainConfig()))
-    scheme = SCHEMES.get(settings["sharing"]["name"])
-    if scheme is not None:
-        defaults |= _flatten(scheme().options(), "sharing.options.")
+    defaults |= _flatten(_scheme_options(settings["sharing"]["name"]), "sharing.options.")
     changed = {
         name: value
         for name, value in flat.items()
@@ -45,6 +45,18 @@ def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
         and not any(name == skipped or name.startswith(f"{skipped}.") for skipped in NOT_IN_HASH)
     }
     return {**changed, "seed": settings["seed"]}
+
+
+@functools.cache
+def _scheme_options(name: str) -> dict[str, Any]:
+    """The defaults of a scheme's options, as `configs/sharing/NAME.yaml` states them. A test holds that file to the
+    scheme itself, whose import takes seconds."""
+    file = config_directory() / "sharing" / f"{name}.yaml"
+    if not file.is_file():
+        return {}
+    values: Any = OmegaConf.to_container(OmegaConf.load(file))
+    common = {entry.name for entry in dataclasses.fields(SharingConfig)}
+    return {key: value for key, value in values.items() if key not in common}
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from rpg_bench.budget import parse_dof
 from rpg_bench.command_line import run_command
 from rpg_bench.config import TrainConfig, from_hydra
 from rpg_bench.errors import InvalidInput
 from rpg_bench.sharing import SCHEMES, Blueprint, get_scheme, share
-from rpg_bench.sharing.budget import parse_dof
 from rpg_bench.sharing.scheme import Budget, Scheme
 from rpg_bench.sharing.slots import total_size
 from rpg_bench.small_maps import use_matrix_products

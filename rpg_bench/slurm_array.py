@@ -85,7 +85,7 @@ def launch(launcher: SlurmLauncher, runs: Sequence[Sequence[str]], first: int) -
 
 def _result(launcher: SlurmLauncher, run: Sequence[str]) -> RunFiles | JobReturn:
     """What is known of a run before it is submitted; where it keeps its files, if it is to be trained."""
-    from rpg_bench.records import finished_record
+    from rpg_bench.finished import finished_record
 
     try:
         config = configuration(launcher.hydra_context, launcher.config, run)

@@ -22,6 +22,7 @@ may share their runs: one that another trains at the moment is left for the end,
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,11 +33,14 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rpg_bench.config import TrainConfig, from_hydra
 from rpg_bench.errors import InvalidInput, unknown
 from rpg_bench.lease import holder_of
+from rpg_bench.sweeps.disk import forecast
+from rpg_bench.sweeps.plan import FOLDER, UNNAMED, Asked, Plan
+from rpg_bench.sweeps.survey import Places, free_bytes, recorded
 
 if TYPE_CHECKING:
     from hydra_plugins.rpg_bench_cases import CaseSweeper
@@ -114,10 +118,7 @@ def configuration(context: HydraContext, config: DictConfig, run: Sequence[str])
     Raises:
         InvalidInput: a value that is not allowed.
     """
-    composed = context.config_loader.load_sweep_config(config, list(run))
-    with flag_override(composed, ["struct", "readonly"], False):
-        del composed["hydra"]
-    return from_hydra(composed)
+    return from_hydra(_composed(context, config, run))
 
 
 def sweep(sweeper: CaseSweeper, arguments: Sequence[str]) -> list[Sequence[Any]]:
@@ -133,12 +134,21 @@ def sweep(sweeper: CaseSweeper, arguments: Sequence[str]) -> list[Sequence[Any]]
     params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
     runs = expand(sweeper.cases, [*params, *arguments], parser, common_overrides(sweeper.recipe, sweeper.paper))
     directory = Path(sweeper.config.hydra.sweep.dir)
-    sweeper.validate_batch_is_legal(runs)  # all of them, before the first is started
-    directory.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(sweeper.config, directory / "multirun.yaml")
+    asked = [_asked(sweeper, run) for run in runs]  # all of them, before the first is started
+    name = sweeper.config.get("sweep")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(sweeper.config, directory / "multirun.yaml")
+        plan = Plan(name or UNNAMED, sweeper.recipe, command_arguments(sys.argv[1:]), tuple(asked))
+        plan.write(Path(sweeper.config.runs_dir) / FOLDER)
+    except OSError as error:
+        raise InvalidInput(f"runs_dir: cannot write to {directory}: {error.strerror}") from None
+    runs = _chosen(runs, asked, sweeper.only)
 
-    title = f"sweep {sweeper.config.get('sweep') or 'without a name'}"
+    title = f"sweep {name or 'without a name'}"
     print(f"{title}: {len(runs)} runs", flush=True)
+    places = Places(Path(sweeper.config.runs_dir), Path(sweeper.config.results_dir))
+    print(forecast([one.config for one in asked], recorded(places).values(), free_bytes(places.runs)), flush=True)
     returned: list[Sequence[Any]] = []
     launched = 0
     failures: list[tuple[Run, Failure]] = []
@@ -165,6 +175,44 @@ def sweep(sweeper: CaseSweeper, arguments: Sequence[str]) -> list[Sequence[Any]]
     return returned
 
 
+def command_arguments(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Those that say what a sweep runs: without the one that makes it a sweep, and without a choice of its runs."""
+    return tuple(
+        text for text in arguments if text not in ("-m", "--multirun") and not text.startswith("hydra.sweeper.only=")
+    )
+
+
+def _asked(sweeper: CaseSweeper, run: Run) -> Asked:
+    """Compose a run. An override that cannot be made ends the sweep here; a value that is refused, its run alone."""
+    assert sweeper.hydra_context is not None
+    assert sweeper.config is not None
+    composed = _composed(sweeper.hydra_context, sweeper.config, run)
+    try:
+        return Asked.of(from_hydra(composed), run)
+    except InvalidInput as problem:
+        return Asked.refused(str(problem), run)
+
+
+def _composed(context: HydraContext, config: DictConfig, run: Sequence[str]) -> DictConfig:
+    composed = context.config_loader.load_sweep_config(config, list(run))
+    with open_dict(composed):
+        del composed["hydra"]
+    return composed
+
+
+def _chosen(runs: Sequence[Run], asked: Sequence[Asked], only: Sequence[str]) -> list[Run]:
+    """The runs of these hashes; all, where none is named.
+
+    Raises:
+        InvalidInput: the sweep has no such run.
+    """
+    names = [one.run for one in asked]
+    for name in only:
+        if name not in names:
+            raise unknown("hydra.sweeper.only", name, [known for known in names if known])
+    return [run for run, name in zip(runs, names, strict=True) if not only or name in only]
+
+
 def _wait(leases: Sequence[Path]) -> None:
     """Until nobody holds one of them: its run is finished, or was left by one that died."""
     while all(holder_of(lease.parent) for lease in leases):
@@ -185,6 +233,8 @@ def _parsed(case: Any, field: str, taken: set[str], parser: OverridesParser) -> 
         raise InvalidInput(f"{field}: {case!r} is neither a text (sharing=lors dof=2.4M) nor a list of overrides")
     overrides: list[Override] = parser.parse_overrides(list(texts))
     for override in overrides:
+        if override.is_hydra_override():
+            raise InvalidInput(f"{field}: {override.input_line!r} is for Hydra; a case describes a run")
         if override.is_sweep_override():
             raise InvalidInput(f"{field}: {override.input_line!r} is a sweep; it belongs into hydra.sweeper.params")
     return [text for text, override in zip(texts, overrides, strict=True) if override.key_or_group not in taken]

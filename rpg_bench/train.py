@@ -9,19 +9,20 @@ is continued where it was; one that another process trains is left to it.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
-from torch import distributed
 
-from rpg_bench.command_line import run_command
+from rpg_bench.command_line import is_sweep, run_command
 from rpg_bench.compiler import without_compiler
 from rpg_bench.config import EvaluationConfig, TrainConfig, from_hydra
+from rpg_bench.finished import finished_record
 from rpg_bench.lazy import without_collection, without_wandb
 from rpg_bench.lease import NAME, Held, Lease, Lost, holder_of
-from rpg_bench.records import finished_record
+from rpg_bench.progress import Progress, failure_noted
 from rpg_bench.runs import RunFiles, run_hash
 from rpg_bench.slurm import patience
 
@@ -38,7 +39,8 @@ def train(composed: DictConfig) -> float:
     if finished is not None:
         return say_finished(config, finished)
     refuse_held(config)
-    return run(config)
+    with failure_noted(config, in_sweep=is_sweep()):
+        return run(config)
 
 
 def refuse_held(config: TrainConfig) -> None:
@@ -68,13 +70,14 @@ def say_finished(config: TrainConfig, finished: Mapping[str, Any]) -> float:
 def run(config: TrainConfig) -> float:
     """Seed, data, model, share, fit, record."""
     # Torch and timm take seconds to import; a mistake in the configuration is reported before.
-    from rpg_bench import describe, launch
-    from rpg_bench.backbones import blueprint
-    from rpg_bench.display import Display
-    from rpg_bench.engine import Trainer
-    from rpg_bench.generalisation import check_evaluation
-    from rpg_bench.sharing import dof_report, get_scheme, share
-    from rpg_bench.small_maps import use_matrix_products
+    with without_collection():
+        from rpg_bench import describe, launch
+        from rpg_bench.backbones import blueprint
+        from rpg_bench.display import Display
+        from rpg_bench.engine import Trainer
+        from rpg_bench.generalisation import check_evaluation
+        from rpg_bench.sharing import dof_report, get_scheme, share
+        from rpg_bench.small_maps import use_matrix_products
 
     began = time.monotonic()
     files = RunFiles.of(config)
@@ -111,6 +114,8 @@ def run(config: TrainConfig) -> float:
         if finished is not None:
             return say_finished(config, finished)
         launch.resume(config, trainer, files, display)
+        if accelerator.is_main_process:
+            trainer.report = Progress(config, trainer).report
         record = fit(config, trainer, report, display, lease, began)
     return float(record["final"]["test_top1"])
 
@@ -172,8 +177,11 @@ def main() -> None:
     with without_compiler():
         run_command(train)
     # Not after each run: the runs of a sweep share their processes.
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
+    if "torch" in sys.modules:
+        from torch import distributed
+
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from rpg_bench import checkpoint
-from rpg_bench.command_line import config_directory, register_schema
-from rpg_bench.config import TrainConfig, from_hydra
+from rpg_bench.command_line import register_schema
+from rpg_bench.config import TrainConfig, config_directory, from_hydra
 from rpg_bench.train import train
 
 ROOT = Path(__file__).resolve().parents[1]

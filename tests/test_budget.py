@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rpg_bench.budget import check_range, divide, parse_dof
 from rpg_bench.errors import InvalidInput
-from rpg_bench.sharing.budget import check_range, divide, parse_dof
 
 D = 11_157_504  # ResNet18
 

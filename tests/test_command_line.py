@@ -13,7 +13,8 @@ import pytest
 import torch
 from runner import ROOT, TINY, configured, finish, start
 
-from rpg_bench.command_line import config_directory, run_command
+from rpg_bench.command_line import run_command
+from rpg_bench.config import config_directory
 from rpg_bench.runs import RunFiles
 from rpg_bench.train import train
 

@@ -10,8 +10,7 @@ from models import make
 from runner import composed, configured
 
 from rpg_bench import InvalidInput, share
-from rpg_bench.command_line import config_directory
-from rpg_bench.config import RecipeConfig, ScheduleConfig, SharingConfig, TrainConfig, from_hydra
+from rpg_bench.config import RecipeConfig, ScheduleConfig, SharingConfig, TrainConfig, config_directory, from_hydra
 from rpg_bench.optim import create_optimizer, parameter_groups
 from rpg_bench.runs import RunFiles, run_hash
 from rpg_bench.sharing.scheme import SCHEMES

@@ -10,7 +10,8 @@ import pytest
 from runner import checkpoints, configured, only_record, train_tiny, untimed
 
 from rpg_bench import InvalidInput
-from rpg_bench.corruptions import CORRUPTIONS, GROUPS, chosen, corrupted
+from rpg_bench.corruption_names import CORRUPTIONS, GROUPS, chosen
+from rpg_bench.corruptions import corrupted
 from rpg_bench.runs import run_hash
 
 LARGE = "dataset.image_size=32"

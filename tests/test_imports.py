@@ -84,3 +84,22 @@ def test_the_first_step_is_reached_without_what_is_slow_to_import() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "imported:"
+
+
+WITHOUT_TORCH = """
+import sys
+from omegaconf import OmegaConf
+import rpg_bench
+import rpg_bench.train, rpg_bench.report.experiments
+from rpg_bench.config import TrainConfig
+from rpg_bench.runs import run_hash
+run_hash(TrainConfig())
+before = "torch" in sys.modules
+rpg_bench.share
+print(before, "torch" in sys.modules, "share" in dir(rpg_bench))
+"""
+
+
+def test_naming_a_run_takes_no_torch() -> None:
+    """What only reads configurations and records answers at once."""
+    assert output_of(WITHOUT_TORCH) == ["False True True"]

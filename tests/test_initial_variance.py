@@ -13,8 +13,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from rpg_bench import share
+from rpg_bench.budget import parse_dof
 from rpg_bench.sharing import SCHEMES, get_scheme, sharing_of
-from rpg_bench.sharing.budget import parse_dof
 from rpg_bench.sharing.slots import Slot, find_slots, total_size
 
 FACTOR = 2.0

@@ -40,7 +40,7 @@ def test_the_unpacked_wheel_trains_in_an_empty_directory(wheel: Path, tmp_path: 
 
 def test_the_package_is_imported_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path)
-    code = "import rpg_bench, rpg_bench.command_line as c; print(rpg_bench.__file__); print(c.config_directory())"
+    code = "import rpg_bench, rpg_bench.config as c; print(rpg_bench.__file__); print(c.config_directory())"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     package, configs = done.stdout.split()

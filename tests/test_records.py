@@ -16,7 +16,8 @@ from runner import ROOT, TINY, checkpoints, configured, only_record, train_tiny
 from rpg_bench import InvalidInput, records
 from rpg_bench.command_line import run_command
 from rpg_bench.engine import Diverged
-from rpg_bench.records import read_record, write_record
+from rpg_bench.finished import read_record
+from rpg_bench.records import write_record
 from rpg_bench.runs import RunFiles, run_hash
 from rpg_bench.train import train
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +14,7 @@ from runner import ROOT
 
 from rpg_bench import InvalidInput
 from rpg_bench.config import SharingConfig
-from rpg_bench.corruptions import CORRUPTIONS
-from rpg_bench.lease import Lease
+from rpg_bench.corruption_names import CORRUPTIONS
 from rpg_bench.report.claims import CLAIMS, UNTESTED
 from rpg_bench.report.command import PAGES, main, make_tables
 from rpg_bench.report.csv_table import csv_table
@@ -271,8 +269,6 @@ def test_runs_are_found_by_what_they_are_not_by_their_sweep(cases: Sequence[Case
         (["schemes_digit"], "did you mean 'schemes_digits'"),
         (["--results", "nowhere"], "nowhere"),
         (["--stric"], "command line"),
-        (["--list", "block_digit"], "did you mean 'block_digits'"),
-        (["--list", "block_digits", "--recipe", "paper"], "in no paper"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], mentioned: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -284,37 +280,6 @@ def test_a_mistake_is_one_line(arguments: list[str], mentioned: str, capsys: pyt
     assert mentioned in err
 
 
-def test_the_runs_of_an_experiment_are_listed_with_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
-    case = read_experiment("block_digits")[0]
-    took = {"train_seconds": 360.0}
-    write(case, seed=0, top1=91.25, **took)
-    write(case, seed=1, top1=91.5, **took)
-    begun = Path("runs") / run_hash(dataclasses.replace(case.config, seed=2))
-    begun.mkdir(parents=True)
-    (begun / "checkpoint-00000010.pt").touch()
-    running = Path("runs") / run_hash(dataclasses.replace(case.config, seed=3))
-    running.mkdir(parents=True)
-    with Lease(running):
-        main(["--list", "block_digits"])
-    *lines, total = capsys.readouterr().out.splitlines()
-    counts = "20 runs, 2 done, 1 running, 1 begun, 16 missing"
-    assert total == f"block_digits: {counts}; about 1.8 hours left, as such runs took"
-    assert len(lines) == 20
-    assert lines[0].split()[1:4] == ["done", "91.25", "%"]
-    assert lines[0].endswith("seed=0 dof=2k sharing.block=1")
-    assert lines[8].split()[:2] == [begun.name, "begun"]
-    assert lines[12].split()[:2] == [running.name, "running"]
-    assert f"(process {os.getpid()} on " in lines[12]
-    assert not Path("results/tables").exists()
-
-
-def test_runs_without_a_past_are_counted_apart(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["--list", "cpu_recipe"])
-    assert capsys.readouterr().out.splitlines()[-1] == (
-        "cpu_recipe: 2 runs, 0 done, 0 running, 0 begun, 2 missing; 2 of a kind that never ran here"
-    )
-
-
 def test_an_unknown_experiment_names_the_nearest() -> None:
     with pytest.raises(InvalidInput, match="did you mean 'schemes_digits'"):
         read_experiment("scheme_digits")
@@ -323,8 +288,7 @@ def test_an_unknown_experiment_names_the_nearest() -> None:
 def test_cases_are_what_hydra_composes() -> None:
     from hydra import compose, initialize_config_dir
 
-    from rpg_bench.command_line import config_directory
-    from rpg_bench.config import from_hydra
+    from rpg_bench.config import config_directory, from_hydra
 
     for name, numbers in {"schemes_digits": (4, 26, 28, 30), "rpg_lors_search": (2, 4, 6), "lors_deit": (3,)}.items():
         cases = read_experiment(name)
@@ -411,18 +375,6 @@ def test_the_gap_and_corrupted_images_are_means_of_what_was_measured() -> None:
     assert found == "not enough runs"  # the other budgets have none
 
 
-def test_a_run_that_lacks_what_an_experiment_measures_is_not_done(capsys: pytest.CaptureFixture[str]) -> None:
-    case = next(case for case in read_experiment("generalisation") if case.config.dof == 36_000)
-    write(case)
-    main(["--list", "generalisation"])
-    assert "0 done, 0 running, 0 begun, 10 missing" in capsys.readouterr().out
-    measured = generalisation(50.0, 20.0, *CORRUPTIONS)
-    measured["generalisation"]["images_asked_for"] = 1000
-    write(case, **measured)
-    main(["--list", "generalisation"])
-    assert "1 done, 0 running, 0 begun, 9 missing" in capsys.readouterr().out
-
-
 def test_the_fit_is_drawn_and_stated() -> None:
     for case in read_experiment("accuracy_vs_dof")[:11]:
         if case.config.sharing.name == "rpg_global":
@@ -477,8 +429,8 @@ def test_tables_for_programs_and_for_papers_are_escaped() -> None:
 def test_the_first_command_of_a_newcomer_is_nobodys_record() -> None:
     from hydra import compose, initialize_config_dir
 
-    from rpg_bench.command_line import config_directory, register_schema
-    from rpg_bench.config import from_hydra
+    from rpg_bench.command_line import register_schema
+    from rpg_bench.config import config_directory, from_hydra
 
     register_schema()
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
@@ -494,7 +446,7 @@ def test_the_readme_shows_what_is_recorded() -> None:
     assert refreshed(text, read_records(ROOT / "results")) == text
 
 
-def test_runs_under_a_papers_recipe_have_pages_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_under_a_papers_recipe_have_pages_of_their_own() -> None:
     with under("paper"):
         case = read_experiment("destructive_sharing")[0]
     assert (case.config.recipe.name, case.config.recipe.epochs) == ("rpg_cifar", 200)
@@ -506,8 +458,6 @@ def test_runs_under_a_papers_recipe_have_pages_of_their_own(capsys: pytest.Captu
     assert "71.25 (1)" in theirs
     assert "200 epochs" in theirs
     assert not Path("results/tables/schemes_digits-paper.md").exists()
-    main(["--list", "destructive_sharing", "--recipe", "paper"])
-    assert "destructive_sharing: 6 runs, 1 done" in capsys.readouterr().out
 
 
 def test_a_demonstration_is_made_when_it_is_asked_for() -> None:

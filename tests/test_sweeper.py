@@ -18,7 +18,8 @@ from PIL import Image
 from runner import ROOT
 
 from rpg_bench import InvalidInput
-from rpg_bench.command_line import config_directory, run_command
+from rpg_bench.command_line import run_command
+from rpg_bench.config import config_directory
 from rpg_bench.sweeper import expand
 from rpg_bench.train import train
 

@@ -2,7 +2,6 @@
 
 python -m rpg_bench.report                     # all, and results/README.md that shows them
 python -m rpg_bench.report schemes_digits      # one
-python -m rpg_bench.report --list NAME         # the runs of an experiment: done, begun, missing; hours left
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from rpg_bench.command_line import config_directory
+from rpg_bench.config import config_directory
 from rpg_bench.errors import BAD_INPUT, FAILED, InvalidInput, unknown
 from rpg_bench.files import write_aside
 from rpg_bench.report import (
@@ -38,14 +37,12 @@ from rpg_bench.report.csv_table import csv_table
 from rpg_bench.report.experiments import has_recipe, read_experiment, recorded, under
 from rpg_bench.report.figure import draw
 from rpg_bench.report.latex import latex
-from rpg_bench.report.listing import listing
 from rpg_bench.report.markdown import markdown
 from rpg_bench.report.overview import overview
 from rpg_bench.report.page import Page
 from rpg_bench.report.readme import refreshed
 from rpg_bench.report.records import Records, read_records
 from rpg_bench.report.web import web_page
-from rpg_bench.sweeper import RECIPES
 
 # In the order of results/README.md.
 PAGES: Mapping[str, Callable[[Records], Page]] = {
@@ -139,19 +136,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m rpg_bench.report", description="Make tables and figures from the records.", allow_abbrev=False
     )
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"{', '.join(PAGES)}; all by default")
-    parser.add_argument("--list", metavar="EXPERIMENT", help="list its runs instead: done, begun, missing, hours left")
-    parser.add_argument(
-        "--recipe", choices=RECIPES, default="cpu", help="the experiment's own, or its paper's; for --list"
-    )
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="the folder of run directories, for --list")
     parser.add_argument("--results", type=Path, default=Path("results"), help="the folder that has records/")
     parser.add_argument("--strict", action="store_true", help="leave with 1 if a record is damaged")
     try:
         asked = parser.parse_args(arguments)
-        if asked.list is not None:
-            with under(asked.recipe):
-                print(listing(asked.list, read_records(asked.results), asked.runs))
-            return
         records = make_tables(asked.tables, asked.results)
     except InvalidInput as error:
         print(f"error: {error}", file=sys.stderr)

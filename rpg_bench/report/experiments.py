@@ -16,12 +16,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 
-from rpg_bench.command_line import config_directory, register_schema
-from rpg_bench.config import TrainConfig, from_hydra, validate
+from rpg_bench.budget import canonical_dof
+from rpg_bench.command_line import register_schema
+from rpg_bench.config import TrainConfig, config_directory, from_hydra, validate
 from rpg_bench.errors import unknown
 from rpg_bench.report.records import Record, Records
 from rpg_bench.runs import run_hash
-from rpg_bench.sharing.budget import canonical_dof
 from rpg_bench.sweeper import common_overrides, expand
 
 __all__ = ["Case", "has_recipe", "read_experiment", "read_runs", "recorded", "under"]

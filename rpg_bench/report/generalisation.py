@@ -6,7 +6,7 @@ import functools
 import statistics
 from collections.abc import Sequence
 
-from rpg_bench.corruptions import GROUPS
+from rpg_bench.corruption_names import GROUPS
 from rpg_bench.report.budget_lines import Measure, lines_of_schemes
 from rpg_bench.report.cases import protocol, top1
 from rpg_bench.report.effects import effect

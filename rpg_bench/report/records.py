@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rpg_bench.errors import InvalidInput
+from rpg_bench.finished import FORMAT
 from rpg_bench.runs import hash_of
-
-FORMAT = 1
 
 
 @dataclass(frozen=True)

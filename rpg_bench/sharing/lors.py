@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from rpg_bench.budget import check_range, parse_dof
 from rpg_bench.errors import InvalidInput, unknown
-from rpg_bench.sharing.budget import check_range, parse_dof
 from rpg_bench.sharing.scheme import Batches, Budget, Plan, Scheme, Sharing, register
 from rpg_bench.sharing.slots import Slot, total_size
 from rpg_bench.sharing.stacks import Stack, find_stacks

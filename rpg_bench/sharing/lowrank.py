@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rpg_bench.sharing.budget import check_range, parse_dof
+from rpg_bench.budget import check_range, parse_dof
 from rpg_bench.sharing.rpg_global import DEFAULT_DOF
 from rpg_bench.sharing.scheme import Batches, Budget, Plan, Scheme, Sharing, register
 from rpg_bench.sharing.slots import Slot, total_size

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from rpg_bench.budget import check_range, parse_dof
 from rpg_bench.errors import InvalidInput, unknown
 from rpg_bench.sharing.blueprint import Blueprint
-from rpg_bench.sharing.budget import check_range, parse_dof
 from rpg_bench.sharing.slots import total_size
 
 ATTRIBUTE = "narrowed"  # under which a narrower network holds its `Narrowed`

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from rpg_bench.budget import parse_dof
 from rpg_bench.errors import InvalidInput
 from rpg_bench.sharing.blueprint import Blueprint
-from rpg_bench.sharing.budget import parse_dof
 from rpg_bench.sharing.narrower import narrow_to, narrowest
 from rpg_bench.sharing.scheme import Batches, Budget, Plan, Scheme, Sharing, register
 from rpg_bench.sharing.slots import Slot, total_size

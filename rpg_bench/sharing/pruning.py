@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rpg_bench.budget import check_range, parse_dof
 from rpg_bench.errors import InvalidInput
 from rpg_bench.sharing.allocation import random_bits
-from rpg_bench.sharing.budget import check_range, parse_dof
 from rpg_bench.sharing.masked import MaskedSharing
 from rpg_bench.sharing.rpg_global import DEFAULT_DOF
 from rpg_bench.sharing.scheme import Batches, Budget, Plan, Scheme, Sharing, register

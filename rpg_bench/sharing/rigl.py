@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
+from rpg_bench.budget import check_range, parse_dof
 from rpg_bench.compiler import outside_of_graphs
 from rpg_bench.errors import InvalidInput, unknown
 from rpg_bench.sharing.allocation import random_bits
-from rpg_bench.sharing.budget import check_range, parse_dof
 from rpg_bench.sharing.masked import MaskedSharing
 from rpg_bench.sharing.pruning import flat_slots, highest
 from rpg_bench.sharing.rpg_global import DEFAULT_DOF

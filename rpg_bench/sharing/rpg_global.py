@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rpg_bench.sharing.budget import check_range, parse_dof
+from rpg_bench.budget import check_range, parse_dof
 from rpg_bench.sharing.ring import Ring, RingPlan, RingScheme
 from rpg_bench.sharing.scheme import Budget, register
 from rpg_bench.sharing.slots import Slot, total_size

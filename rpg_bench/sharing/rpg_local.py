@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from rpg_bench.budget import check_range, divide, parse_dof
 from rpg_bench.errors import InvalidInput, unknown
-from rpg_bench.sharing.budget import check_range, divide, parse_dof
 from rpg_bench.sharing.ring import Ring, RingPlan, RingScheme
 from rpg_bench.sharing.rpg_global import DEFAULT_DOF
 from rpg_bench.sharing.scheme import Budget, register

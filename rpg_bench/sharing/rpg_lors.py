@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from rpg_bench.budget import check_range, parse_dof
 from rpg_bench.errors import InvalidInput
-from rpg_bench.sharing.budget import check_range, parse_dof
 from rpg_bench.sharing.ring import Ring, RingPlan, RingScheme, RingSharing
 from rpg_bench.sharing.rpg_global import DEFAULT_DOF
 from rpg_bench.sharing.scheme import Batches, Budget, Plan, Sharing, register

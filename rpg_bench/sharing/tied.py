@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from rpg_bench.sharing.budget import check_range, parse_dof
+from rpg_bench.budget import check_range, parse_dof
 from rpg_bench.sharing.lors import LorsSharing, StackPlan, smallest_stacked_dof, stacked_dof, stacks_of
 from rpg_bench.sharing.scheme import Batches, Budget, Plan, Scheme, Sharing, register
 from rpg_bench.sharing.slots import Slot, total_size

@@ -1,0 +1,5 @@
+"""The command `python -m rpg_bench.sweeps`."""
+
+from rpg_bench.sweeps.command import main
+
+main()
