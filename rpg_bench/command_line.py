@@ -115,6 +115,8 @@ def explain(error: Exception) -> str:
         return f"command line: {error.override}: {text.splitlines()[0]}"
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '([^']+)/([^'/]+)'", text)):
         group, name = found.groups()
+        if (group, name) == ("hydra/launcher", "joblib"):
+            return "hydra/launcher: 'joblib' needs hydra-joblib-launcher; pip install 'rpg-bench[cluster]' brings it"
         options = error.options if error.options is not None else re.findall(r"^\t([\w.-]+)$", text, re.MULTILINE)
         return str(unknown(group, name, options))
     if found := re.search(r"Could not override '([^']+)'", text):

@@ -24,9 +24,8 @@ from rpg_bench.runs import RunFiles
 from rpg_bench.sweeper import Failure, configuration
 
 if TYPE_CHECKING:
+    from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
     from submitit import Job
-
-    from hydra_plugins.rpg_bench_slurm import SlurmLauncher
 
 NAME = "slurm.json"  # in a run's directory: the job that is to train it
 POLLED = 1.0  # seconds between two looks at the answers
