@@ -143,7 +143,8 @@ def check_output(config: TrainConfig, files: RunFiles, model: nn.Module, acceler
 
 def _make_output(config: TrainConfig, files: RunFiles, model: nn.Module) -> None:
     state = sum(t.numel() * t.element_size() for t in model.state_dict().values() if isinstance(t, torch.Tensor))
-    needed = 4 * (checkpoint.KEPT + 1) * state  # weights, two moments and an average at most
+    most = checkpoint.KEPT + 2  # with the best, and the one that is being written
+    needed = 4 * most * state  # weights, two moments and an average at most
     made: list[Path] = []
     try:
         for field, folder in (("runs_dir", files.directory), ("results_dir", files.record.parent)):

@@ -161,16 +161,16 @@ def test_the_others_go_on_after_a_run_that_fails(sweep: Sweep) -> None:
 
 
 def test_a_defect_in_one_run_does_not_stop_the_others(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    import rpg_bench.runs
+    from rpg_bench import launch
 
-    taken = rpg_bench.runs.run_hash
+    load = launch.load
 
-    def broken(config: Any) -> str:
+    def broken(config: Any, accelerator: Any) -> Any:
         if config.sharing.name == "none":
             raise RuntimeError("a defect")
-        return taken(config)
+        return load(config, accelerator)
 
-    monkeypatch.setattr("rpg_bench.runs.run_hash", broken)
+    monkeypatch.setattr(launch, "load", broken)
     code, out, err = sweep("seed=0")
     assert code == 1
     assert "Traceback" in err
