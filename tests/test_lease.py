@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import subprocess
@@ -125,6 +126,24 @@ def test_a_folder_that_became_read_only_is_no_error_of_the_lease(
     with Lease(tmp_path):
         monkeypatch.setattr(os, "unlink", refuse)
     assert (tmp_path / NAME).exists()
+
+
+@pytest.mark.parametrize("code", [errno.EEXIST, errno.EIO])
+def test_a_link_that_was_made_and_reported_as_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    link = os.link
+
+    def lose_the_answer(*arguments: Any) -> None:
+        link(*arguments)
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", lose_the_answer)
+    with Lease(tmp_path):
+        assert holder_of(tmp_path) is not None
+        with pytest.raises(Held), Lease(tmp_path):
+            pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_processes_left_that_were_killed_while_they_took_it_is_removed(tmp_path: Path) -> None:
