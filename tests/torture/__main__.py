@@ -17,6 +17,8 @@ from torture.plans import SHORT, VARIANTS, plan
 from torture.report import Report
 from torture.worker import Worker, serve
 
+HOPELESS = 10  # problems after which no more series begin
+
 
 def main() -> int:
     """Exit code 0 if nothing was lost."""
@@ -72,9 +74,10 @@ def _run(options: argparse.Namespace, work: Path) -> Report:
             for report in pool.map(ask, [{"reference": variant} for variant in sorted(variants)]):
                 total.add(report)
             print(f"{len(variants)} undisturbed runs, each twice, are equal bit for bit", flush=True)
-            while not total.problems or pending:
+            while True:
                 enough = not (options.series or options.short) and total.killed >= options.kills
-                while not enough and not total.problems and len(pending) < options.jobs:
+                enough = enough or len(total.problems) > HOPELESS
+                while not enough and len(pending) < options.jobs:
                     number = next(numbers, None)
                     if number is None:
                         break

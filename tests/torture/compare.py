@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from rpg_bench import checkpoint
-from torture.damage import newest_first
+from torture.damage import newest_first, run_directory
 
 # All that may differ between two runs of the same training: times, starts, and where it ran. The source tree may
 # change while the harness runs for half an hour.
@@ -35,7 +35,8 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def _final(folder: Path) -> dict[str, Any]:
-    (directory,) = (folder / "runs").iterdir()
+    directory = run_directory(folder)
+    assert directory is not None
     return checkpoint.load(newest_first(directory)[0])
 
 

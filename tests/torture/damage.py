@@ -26,6 +26,11 @@ def whole_steps(directory: Path) -> list[int]:
     return sorted(found, reverse=True)
 
 
+def run_directory(folder: Path) -> Path | None:
+    """Of the one run below `folder`; None before there is one."""
+    return next((folder / "runs").glob("[0-9a-f]" * 12), None)
+
+
 def newest_first(directory: Path) -> list[Path]:
     return sorted(directory.glob("checkpoint-*.pt"), reverse=True)
 
@@ -80,6 +85,13 @@ def _lease(content: Callable[[random.Random], str], age: float) -> Callable[[Pat
     return leave
 
 
+def _other_files(directory: Path, dice: random.Random) -> None:
+    """What says how far the run is, and the like."""
+    for path in directory.iterdir():
+        if path.is_file() and path.name != LEASE and path not in newest_first(directory):
+            path.write_bytes(dice.choice([b"", b"{", dice.randbytes(100)]))
+
+
 def _elsewhere(dice: random.Random) -> str:
     return json.dumps({"host": "node7", "place": "elsewhere", "pid": 1, "started": "1", "token": f"{dice.random()}"})
 
@@ -106,6 +118,7 @@ DAMAGES: dict[str, Callable[[Path, random.Random], None]] = {
     "lease is garbage": _lease(lambda dice: dice.randbytes(40).decode("latin-1"), HOUR),
     "lease of a machine that is gone": _lease(_elsewhere, HOUR),
     "lease from the future": _lease(_elsewhere, -HOUR),
+    "other files are garbage": _other_files,
     "files from the future": _times(-1000 * HOUR),
     "files of 1970": _times(400_000 * HOUR),
 }

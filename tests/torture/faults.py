@@ -109,7 +109,10 @@ class _Injection:
         fsync = os.fsync
 
         def traced_fsync(descriptor: int) -> None:
-            path = os.readlink(f"/proc/self/fd/{descriptor}")
+            try:
+                path = os.readlink(f"/proc/self/fd/{descriptor}")
+            except OSError:  # not on Linux
+                path = os.devnull
             self._at(self._name("fsync", path), lambda: fsync(descriptor))
 
         os.fsync = traced_fsync  # type: ignore[assignment]

@@ -53,6 +53,8 @@ CALLS: dict[str, tuple[str, ...]] = {
     "fsync checkpoint": ("before", "after"),
     "replace checkpoint": ("before", "after"),
     "unlink checkpoint": ("before", "after"),
+    "open other": ("before",),
+    "replace other": ("before", "after"),
     "link lease": ("before", "after"),
     "unlink lease": ("before", "after"),  # also of a run that was stopped
     "open record": ("before", "after"),
@@ -195,7 +197,9 @@ SHORT = (
         "disk",
         [
             _killed("write checkpoint", 2, "within", "fill"),
+            Round(freed=False),
             _killed("open checkpoint", 2, "before", "read-only"),
+            Round(freed=False),
             _killed("write record", 1, "within", "fill"),
         ],
     ),

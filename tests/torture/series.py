@@ -15,7 +15,7 @@ from pathlib import Path
 from torture import disks, faults
 from torture.command import Ended, run
 from torture.compare import differences
-from torture.damage import LEASE, damage, newest_first, whole_steps
+from torture.damage import damage, run_directory, whole_steps
 from torture.plans import VARIANTS, Round, Series
 from torture.report import Report
 from torture.server import WAYS, Server
@@ -85,7 +85,7 @@ class _Course:
     @property
     def directory(self) -> Path | None:
         """Of the run; None before there is one."""
-        return next(iter((self.folder / "runs").glob("*")), None)
+        return run_directory(self.folder)
 
     def complete(self) -> None:
         for disturbed in self.series.rounds:
@@ -237,9 +237,7 @@ class _Course:
             self._problem(f"{len(found)} values differ from the undisturbed run: {', '.join(found[:5])}")
         self.report.counts["runs completed and compared"] += 1
         assert self.directory is not None
-        # The lease of a process that was killed behind its record is a dead owner's, and in nobody's way.
-        kept = {path.name for path in newest_first(self.directory)} | {"wandb", LEASE}
-        left = [path.name for path in self.directory.iterdir() if path.name not in kept]
-        left += [path.name for path in (self.folder / "results" / "records").iterdir() if path.suffix != ".json"]
+        records = self.folder / "results" / "records"
+        left = [path.name for path in (*self.directory.iterdir(), *records.iterdir()) if path.name.startswith(".")]
         if left:
             self._problem(f"left behind: {', '.join(sorted(left))}")
