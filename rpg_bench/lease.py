@@ -142,9 +142,9 @@ def _create(path: Path, owner: Owner) -> bool:
         try:
             os.link(aside, path)
         except FileExistsError:
-            return _read(path) == owner  # NFS asks again where its first answer was lost
+            return read_owner(path) == owner  # NFS asks again where its first answer was lost
         except OSError:  # no hard links here
-            return _create_exclusively(path, aside.read_bytes()) or _read(path) == owner
+            return _create_exclusively(path, aside.read_bytes()) or read_owner(path) == owner
         return True
     finally:
         aside.unlink(missing_ok=True)

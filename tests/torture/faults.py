@@ -29,6 +29,7 @@ PHASES: dict[str, dict[str, str]] = {
     "rpg_bench.sharing": {"share": "model"},
     "rpg_bench.engine": {"Trainer._step": "step", "Trainer.evaluate": "evaluation", "Trainer.save": "checkpoint"},
     "rpg_bench.tracking": {"Tracker._start": "tracking", "Tracker.finish": "tracking"},
+    "rpg_bench.progress": {"Progress.report": "progress"},
     "rpg_bench.records": {"make_record": "record", "write_record": "record"},
 }
 FIRST = "start-up"  # imports and configuration

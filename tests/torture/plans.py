@@ -54,6 +54,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "replace checkpoint": ("before", "after"),
     "unlink checkpoint": ("before", "after"),
     "open other": ("before",),
+    "write other": ("within",),
     "replace other": ("before", "after"),
     "link lease": ("before", "after"),
     "unlink lease": ("before", "after"),  # also of a run that was stopped
@@ -62,9 +63,10 @@ CALLS: dict[str, tuple[str, ...]] = {
     "fsync record": ("before", "after"),
     "replace record": ("before", "after"),
 }
-PHASES = {"data": 2, "model": 2, "resume": 2, "step": 4, "evaluation": 3, "checkpoint": 4, "record": 1}  # with shares
+# With their shares.
+PHASES = {"data": 2, "model": 2, "resume": 2, "step": 4, "evaluation": 3, "checkpoint": 4, "progress": 2, "record": 1}
 ERRORS = ("ENOSPC", "EIO", "EROFS", "EACCES", "EDQUOT")
-REPEATED = {"checkpoint": 6, "step": 8, "evaluation": 2}  # what a run reaches more than once
+REPEATED = {"checkpoint": 6, "step": 8, "evaluation": 2, "progress": 6}  # what a run reaches more than once
 CLOCKS = (-30.0, -86_400.0, -40 * 365 * 86_400.0, 86_400.0)
 
 
@@ -117,7 +119,8 @@ def _by_the_clock(dice: random.Random) -> tuple[tuple[float, str], ...]:
 
 def _call(dice: random.Random) -> tuple[str, int, str]:
     point = dice.choices(list(CALLS), [1 if name.endswith("record") else 3 for name in CALLS])[0]
-    return point, dice.randint(1, 6) if point.endswith("checkpoint") else 1, dice.choice(CALLS[point])
+    often = point.endswith(("checkpoint", "other"))
+    return point, dice.randint(1, 6) if often else 1, dice.choice(CALLS[point])
 
 
 def _at_a_point(dice: random.Random, act: str) -> dict[str, Any]:
