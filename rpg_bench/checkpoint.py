@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from rpg_bench.errors import InvalidInput
-from rpg_bench.files import write_aside
+from rpg_bench.files import remove_parts, write_aside
 
 KEPT = 2  # the newest, and the one before in case that one is damaged; the best besides
 _DIGEST = hashlib.sha256().digest_size
@@ -92,8 +92,9 @@ def load_newest(directory: Path, say: Callable[[str], None]) -> dict[str, Any] |
 
 def remove_all(directory: Path) -> None:
     """Remove every checkpoint, for a run that starts again."""
-    for path in [*_newest_first(directory), *directory.glob(".checkpoint-*.part")]:
+    for path in _newest_first(directory):
         path.unlink(missing_ok=True)
+    remove_parts(directory, "checkpoint-*")
 
 
 def random_state() -> dict[str, Any]:

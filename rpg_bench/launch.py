@@ -24,6 +24,7 @@ from rpg_bench.datasets import Data, load_data
 from rpg_bench.display import Display
 from rpg_bench.engine import Trainer
 from rpg_bench.errors import Failed, InvalidInput
+from rpg_bench.files import remove_parts
 from rpg_bench.finished import read_record
 from rpg_bench.lease import Held, Lease
 from rpg_bench.records import provenance
@@ -195,6 +196,9 @@ def resume(config: TrainConfig, trainer: Trainer, files: RunFiles, display: Disp
     if record is not None and (config.force or record["status"] == "failed") and main:
         checkpoint.remove_all(files.directory)
         files.record.unlink(missing_ok=True)
+    if main:
+        remove_parts(files.directory)
+        remove_parts(files.record.parent, f"{files.record.name}.*")
     trainer.accelerator.wait_for_everyone()
     state = checkpoint.load_newest(files.directory, display.say)
     if state is not None:

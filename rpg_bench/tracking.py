@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rpg_bench.engine import Trainer
 
 Say = Callable[[str], None]
+BEGINNING = 60.0  # seconds in which the server must have answered
+FINISHING = 30.0  # seconds in which it must have taken what is left, after which `wandb sync` can send it
 
 
 def tracker(config: TrainConfig, trainer: Trainer, report: DofReport, say: Say | None) -> Tracker:
@@ -84,6 +86,7 @@ class Tracker:
 
             logging.getLogger("wandb").setLevel(logging.ERROR)
             directory.mkdir(parents=True, exist_ok=True)
+            bounded = {"finish_timeout": FINISHING, "finish_timeout_raises": True}  # else it waits for ever
             self._run = wandb.init(
                 mode=tracking.mode,  # type: ignore[arg-type]  # checked in config
                 project=tracking.project,
@@ -91,7 +94,7 @@ class Tracker:
                 dir=str(directory.resolve()),  # W&B's process may have been started elsewhere
                 id=run_id,
                 resume="allow" if tracking.mode == "online" else None,
-                settings=wandb.Settings(silent=True, init_timeout=60, x_disable_stats=True),
+                settings=wandb.Settings(silent=True, init_timeout=BEGINNING, x_disable_stats=True, **bounded),
                 **details,
             )
             online = tracking.mode == "online"

@@ -198,6 +198,20 @@ def test_a_lost_record_is_written_again_without_training(tmp_path: Path, monkeyp
     assert only_record(tmp_path)["history"] == before["history"]
 
 
+def test_what_killed_processes_left_behind_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a run that is preempted often fills the disk."""
+    with stopping_after(monkeypatch, 5), pytest.raises(Interrupted):
+        train_tiny()
+    (newest,) = checkpoints(tmp_path)
+    name = newest.parent.name
+    parts = [newest.with_name(f".{newest.name}.7.part"), tmp_path / "results" / "records" / f".{name}.json.7.part"]
+    other = parts[1].with_name(".0123456789ab.json.7.part")  # of a run that another process trains
+    for path in (*parts, other):
+        path.write_bytes(b"half")
+    train_tiny()
+    assert [path.exists() for path in (*parts, other)] == [False, False, True]
+
+
 def test_the_handlers_of_signals_are_put_back() -> None:
     before = [signal.getsignal(number) for number in StopRequest.SIGNALS]
     with StopRequest() as stop:
