@@ -144,7 +144,7 @@ class SlurmHost:
     def jobs(self) -> dict[str, str]:
         """Jobs that are not over, with their states."""
         lines = self.run("squeue", "--noheader", "--array", "--format=%i %T", check=False).splitlines()
-        return {job: state for job, state in map(str.split, lines)}
+        return dict(line.split() for line in lines)
 
     def processes(self) -> list[int]:
         """Every process that a job of this Slurm has started, and its guardians."""
