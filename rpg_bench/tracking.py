@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rpg_bench.config import TrackingConfig, TrainConfig
 from rpg_bench.runs import run_hash
+from rpg_bench.secrets import redacted
 from rpg_bench.sharing import DofReport
 
 if TYPE_CHECKING:
@@ -123,4 +124,4 @@ class Tracker:
             self._run = None
             assert self._say is not None
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            self._say(f"tracking: W&B could not {verb} ({reason}); training goes on without it")
+            self._say(f"tracking: W&B could not {verb} ({redacted(reason)}); training goes on without it")
