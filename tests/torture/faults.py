@@ -62,7 +62,7 @@ class _Injection:
         self._attributes: dict[str, Any] = spec.get("attributes", {})
         self._reached: Counter[str] = Counter()
         self._monotonic = time.monotonic
-        self._trace = os.open(spec["trace"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._trace = os.open(spec["trace"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         faulthandler.register(signal.SIGQUIT)  # asked by whoever finds the process hanging
         self._note("begin")
         self._patch_calls()
