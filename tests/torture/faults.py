@@ -145,11 +145,15 @@ class _Injection:
         write = file.write
 
         def traced(content: Any) -> Any:
+            written = 0
+
             def half() -> None:
-                write(content[: len(content) // 2])
+                nonlocal written
+                written = len(content) // 2
+                write(content[:written])
                 file.flush()
 
-            return self._at(point, lambda: write(content), half)
+            return self._at(point, lambda: write(content[written:]), half)
 
         return _File(file, traced)
 
