@@ -120,19 +120,21 @@ def run(
     variables = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **(environment or {})}
     process = (_Cold if cold else _Forked)(arguments, folder, out, err, spec, variables)
     began, sent, waiting, hung = time.monotonic(), list[tuple[float, str]](), sorted(signals), False
-    while (code := process.poll()) is None:
-        now = time.monotonic()
-        if waiting and now - began >= waiting[0][0]:
-            name = waiting.pop(0)[1]
-            sent.append((now, name))
-            os.kill(process.pid, getattr(signal, name))  # not reaped yet, so it is the right process
-        elif now - began > limit and not hung:
-            hung = True
-            os.kill(process.pid, signal.SIGQUIT)  # prints its stack
-            waiting = [(limit + 2, "SIGKILL")]
-        next_due = began + waiting[0][0] - now if waiting else 0.02
-        time.sleep(max(0.001, min(0.02, next_due)))
-    _kill_group(process.pid)  # what it started, W&B's processes, may be waiting for a server
+    try:
+        while (code := process.poll()) is None:
+            now = time.monotonic()
+            if waiting and now - began >= waiting[0][0]:
+                name = waiting.pop(0)[1]
+                sent.append((now, name))
+                os.kill(process.pid, getattr(signal, name))  # not reaped yet, so it is the right process
+            elif now - began > limit and not hung:
+                hung = True
+                os.kill(process.pid, signal.SIGQUIT)  # prints its stack
+                waiting = [(limit + 2, "SIGKILL")]
+            next_due = began + waiting[0][0] - now if waiting else 0.02
+            time.sleep(max(0.001, min(0.02, next_due)))
+    finally:
+        _kill_group(process.pid)  # and what it started: W&B's processes may be waiting for a server
     return Ended(code, out.read_text(), err.read_text(), _events(trace), sent, hung)
 
 
@@ -176,9 +178,11 @@ class _Forked:
     ) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
+        handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as it is where a command begins
         self.pid = os.fork()
         if self.pid == 0:
             _become_the_command(arguments, folder, out, err, spec, variables)
+        signal.signal(signal.SIGTERM, handler)
 
     def poll(self) -> int | None:
         pid, status = os.waitpid(self.pid, os.WNOHANG)
@@ -194,20 +198,21 @@ def _become_the_command(
         os.setsid()
         os.chdir(folder)
         for number, path in ((0, os.devnull), (1, out), (2, err)):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | (os.O_TRUNC if number else 0))
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | (os.O_TRUNC if number else 0), 0o666)
             os.dup2(descriptor, number)
             os.close(descriptor)
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         os.environ.update(variables)
-        for number in (signal.SIGTERM, signal.SIGUSR2):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.argv = [MODULE, *arguments]
         faults.install(spec)
         runpy.run_module(MODULE, run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as end:
         code = end.code or 0
+    except KeyboardInterrupt:  # as Python ends
+        traceback.print_exc()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
     except BaseException:
         traceback.print_exc()
         code = 1

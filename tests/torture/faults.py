@@ -62,7 +62,7 @@ class _Injection:
         self._attributes: dict[str, Any] = spec.get("attributes", {})
         self._reached: Counter[str] = Counter()
         self._monotonic = time.monotonic
-        self._trace = os.open(spec["trace"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._trace = os.open(spec["trace"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         faulthandler.register(signal.SIGQUIT)  # asked by whoever finds the process hanging
         self._note("begin")
         self._patch_calls()
@@ -145,11 +145,15 @@ class _Injection:
         write = file.write
 
         def traced(content: Any) -> Any:
+            written = 0
+
             def half() -> None:
-                write(content[: len(content) // 2])
+                nonlocal written
+                written = len(content) // 2
+                write(content[:written])
                 file.flush()
 
-            return self._at(point, lambda: write(content), half)
+            return self._at(point, lambda: write(content[written:]), half)
 
         return _File(file, traced)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from torture import disks, faults
 from torture.command import Ended, run
 from torture.compare import differences
-from torture.damage import damage, run_directory, whole_steps
+from torture.damage import LEASE, damage, run_directory, whole_steps
 from torture.plans import VARIANTS, Round, Series
 from torture.report import Report
 from torture.server import WAYS, Server
@@ -238,6 +238,11 @@ class _Course:
         self.report.counts["runs completed and compared"] += 1
         assert self.directory is not None
         records = self.folder / "results" / "records"
-        left = [path.name for path in (*self.directory.iterdir(), *records.iterdir()) if path.name.startswith(".")]
+        left = [path.name for path in (*self.directory.iterdir(), *records.iterdir()) if _is_left(path)]
         if left:
             self._problem(f"left behind: {', '.join(sorted(left))}")
+
+
+def _is_left(path: Path) -> bool:
+    """Whether it should have been removed. An empty lease says of nobody that he is dead: it is left for two minutes."""
+    return path.name.startswith(".") and not (path.name.startswith(f".{LEASE}.") and path.stat().st_size == 0)

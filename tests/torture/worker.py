@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -66,6 +67,7 @@ def serve(seed: int, short: bool, work: Path) -> int:
     """Its own side: questions on stdin, answers on stdout, one line each."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # unmounts what it has mounted
     from torture import disks
     from torture.command import import_everything
     from torture.plans import SHORT, plan
