@@ -53,10 +53,7 @@ bench: install  ## measure what sharing costs, into results/benchmarks (minutes;
 	$(BIN)/python -m rpg_bench.benchmarks
 	$(BIN)/python -m rpg_bench.benchmarks short=true
 
-bench-torture: install  ## kill, damage and starve training KILLS=200 times [SEED=0] and compare every end (10 to 30 minutes)
-	cd tests && PYTHONPATH=.:.. $(abspath $(BIN))/python -m torture --kills $(KILLS) --seed $(SEED)
-
-check: install  ## compare the short form's ratios with the recorded ones (about a minute)
+bench-check: install  ## compare the short form's ratios with the recorded ones (about a minute)
 	$(BIN)/python -m rpg_bench.benchmarks check
 
 clean:  ## remove .venv and caches; never records or runs
