@@ -244,5 +244,5 @@ class _Course:
 
 
 def _is_left(path: Path) -> bool:
-    """Whether it should have been removed. An empty lease says of nobody that he is dead: it stays for two minutes."""
+    """Whether it should have been removed. A lease that is empty yet has no owner who is dead: it stays two minutes."""
     return path.name.startswith(".") and not (path.name.startswith(f".{LEASE}.") and path.stat().st_size == 0)
