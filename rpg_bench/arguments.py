@@ -68,3 +68,14 @@ def boolean(key: str, value: str) -> bool:
     if value.lower() not in ("true", "false"):
         raise InvalidInput(f"{key}: {value!r} is neither true nor false")
     return value.lower() == "true"
+
+
+def share(key: str, value: str, most: float = 0.999) -> float:
+    """The value as a number in 0..most; 50% is 0.5."""
+    try:
+        number = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
+    except ValueError:
+        raise InvalidInput(f"{key}: {value!r} is no share, such as 50% or 0.5") from None
+    if not 0 <= number <= most:
+        raise InvalidInput(f"{key}: {value} is outside 0..{most:.1%}")
+    return number
