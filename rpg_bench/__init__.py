@@ -22,7 +22,9 @@ def __getattr__(name: str) -> Any:
     from rpg_bench.lazy import without_collection
 
     with without_collection():
-        value = getattr(importlib.import_module("rpg_bench.compact.load" if name == "load" else "rpg_bench.sharing"), name)
+        value = getattr(
+            importlib.import_module("rpg_bench.compact.load" if name == "load" else "rpg_bench.sharing"), name
+        )
     globals()[name] = value
     return value
 

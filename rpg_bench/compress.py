@@ -129,11 +129,11 @@ def _one(
     folder: Path,
     asked: dict[str, str],
 ) -> None:
-    from rpg_bench.checkpoint import write_aside
     from rpg_bench.compact import container
     from rpg_bench.compact.load import loaded
     from rpg_bench.compact.record import make_record, record_path
     from rpg_bench.compact.squeeze import deployed, squeezed
+    from rpg_bench.files import write_aside
     from rpg_bench.metrics import evaluate
     from rpg_bench.sharing import dof_report
 

@@ -67,7 +67,7 @@ def evaluate(given: Sequence[str]) -> None:
         for name, share in zip(recipe.classes, found.per_class, strict=True):
             print(f"{name[:width]:<{width}}  " + ("no images" if share is None else f"{share:6.2f} %"))
     if asked["json"]:
-        from rpg_bench.checkpoint import write_aside
+        from rpg_bench.files import write_aside
 
         values = {
             "data": dataset.name,

@@ -71,7 +71,7 @@ def predict(given: Sequence[str]) -> None:
     if asked["json"] == "-":
         print(text)
     elif asked["json"]:
-        from rpg_bench.checkpoint import write_aside
+        from rpg_bench.files import write_aside
 
         try:
             write_aside(Path(asked["json"]), f"{text}\n".encode())

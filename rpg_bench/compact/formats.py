@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rpg_bench.files import write_aside
 from rpg_bench.compact.load import load
 from rpg_bench.compact.recipe import Recipe
 from rpg_bench.compact.write import compact
 from rpg_bench.errors import Failed, InvalidInput
+from rpg_bench.files import write_aside
 from rpg_bench.sharing import materialize
 
 FORMATS = {"compact": ".safetensors", "dense": ".safetensors", "onnx": ".onnx", "torch_export": ".pt2"}

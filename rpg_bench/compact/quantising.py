@@ -33,8 +33,9 @@ def stored(model: nn.Module, storage: Storage) -> dict[str, Tensor]:
 @contextlib.contextmanager
 def as_stored(model: nn.Module, storage: Storage) -> Iterator[None]:
     """Within this block the network has the values that will be read back."""
-    before = {name: model.get_parameter(name).detach().clone() for name in stored(model, storage)}
-    _set(model, stored(model, storage))
+    rounded = stored(model, storage)
+    before = {name: model.get_parameter(name).detach().clone() for name in rounded}
+    _set(model, rounded)
     try:
         yield
     finally:

@@ -92,10 +92,10 @@ def recipe_of(run: Run) -> Recipe:
         InvalidInput: the data set, which has the classes' names, is not there.
     """
     from rpg_bench.backbones import blueprint, stem_for
+    from rpg_bench.budget import parse_dof
     from rpg_bench.compact.recipe import Recipe
     from rpg_bench.datasets import DATASETS
     from rpg_bench.sharing import get_scheme
-    from rpg_bench.sharing.budget import parse_dof
     from rpg_bench.sharing.narrower import ATTRIBUTE
     from rpg_bench.sharing.slots import total_size
 
