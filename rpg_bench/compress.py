@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rpg_bench.compact.recipe import Recipe
-    from rpg_bench.compact.squeeze import Settings
+    from rpg_bench.compact.settings import Settings
 
 OPTIONS = {
     "run": "",
@@ -87,8 +87,8 @@ def compress(given: Sequence[str]) -> None:
             f"run: {run.name} has no record of a finished run in {asked['results_dir']}/records; "
             "python -m rpg_bench.export writes the network of an unfinished one"
         )
-    from rpg_bench.compact.record import compression_hash, record_path
-    from rpg_bench.compact.squeeze import Settings
+    from rpg_bench.compact.record import record_path
+    from rpg_bench.compact.settings import Settings, compression_hash
 
     missing: list[Settings] = []
     for bits, prune, tune, number in itertools.product(values["bits"], shares, tunes, rounds):

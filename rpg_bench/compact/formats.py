@@ -115,7 +115,7 @@ def _read_dense(path: Path, model: nn.Module) -> Network:
 def _onnx(model: nn.Module, recipe: Recipe) -> bytes:
     _needs("onnx", "onnxscript", "onnxruntime")
     images = _example(recipe)
-    with _quietly():
+    with quietly():
         program = torch.onnx.export(
             materialize(model).eval(),
             (images,),
@@ -139,7 +139,7 @@ def _read_onnx(path: Path, model: nn.Module) -> Network:
 
 
 def _torch_export(model: nn.Module, recipe: Recipe) -> bytes:
-    with _quietly():
+    with quietly():
         program = torch.export.export(
             materialize(model).eval(), (_example(recipe),), dynamic_shapes=({0: torch.export.Dim("batch")},)
         )
@@ -149,7 +149,7 @@ def _torch_export(model: nn.Module, recipe: Recipe) -> bytes:
 
 
 def _read_torch_export(path: Path, model: nn.Module) -> Network:
-    with _quietly():
+    with quietly():
         module: Any = torch.export.load(str(path)).module()
     return lambda images: module(images)
 
@@ -167,8 +167,8 @@ def _needs(*packages: str) -> None:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Without the exporters' own remarks."""
+def quietly() -> Iterator[None]:
+    """Without the remarks of torch's exporters."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -77,14 +77,17 @@ class StraightThrough:
 @torch.no_grad()
 def estimate_statistics(
     model: nn.Module, network: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]
-) -> None:
+) -> bool:
     """Measure the batch norms' statistics anew, as the mean over these training batches. In place.
 
     network: runs `model` on images.
+
+    Returns:
+        Whether there are any.
     """
     layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
     if not layers:
-        return
+        return False
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
@@ -95,6 +98,7 @@ def estimate_statistics(
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
         layer.eval()
+    return True
 
 
 def _rounded(parameter: Tensor, encoding: Encoding) -> Tensor:

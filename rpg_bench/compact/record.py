@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rpg_bench.compact.squeeze import Settings
+from rpg_bench.compact.settings import Settings, compression_hash
 
 if TYPE_CHECKING:
     from rpg_bench.compact.write import Compact
@@ -23,17 +22,6 @@ if TYPE_CHECKING:
 FORMAT = 1
 FOLDER = "compressions"
 ZSTD_LEVEL = 19
-
-
-def compression_hash(parent: str, settings: Settings) -> str:
-    """Covers the run's hash and every setting that is not at its default."""
-    changed = {
-        field.name: getattr(settings, field.name)
-        for field in dataclasses.fields(Settings)
-        if getattr(settings, field.name) != field.default
-    }
-    text = json.dumps({"parent": parent, **changed}, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def record_path(results_dir: str, name: str) -> Path:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from rpg_bench.compact.encoding import Encoding
 from rpg_bench.compact.pruning import Masks, apply_masks, magnitude_masks, share_after
 from rpg_bench.compact.quantising import StraightThrough, as_stored, estimate_statistics
 from rpg_bench.compact.recipe import Recipe
+from rpg_bench.compact.settings import Settings
 from rpg_bench.compact.write import Compact, Storage, compact
 from rpg_bench.config import ScheduleConfig, TrackingConfig, TrainConfig
 from rpg_bench.engine import PRECISION_TYPES
@@ -29,29 +30,10 @@ Batches = list[tuple[Tensor, Tensor]]
 HELD_OUT = 500  # training images on which a fine-tuned network is looked at after each epoch
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What is done to a network. Each field has a value that does nothing."""
-
-    bits: int = 32  # of each free number, and of each private one but norms and biases, which keep 8 at least
-    prune: float = 0.0  # share of the free numbers that is taken away
-    block: int = 64  # numbers that share a scale; 0: those of a tensor, a whole ring
-    calibrate: int = 1024  # training images for statistics and the choice of scales; 0: none
-    tune: int = 0  # epochs of fine-tuning after each round of pruning
-    tune_images: float = 1.0  # share of the training images in such an epoch
-    tune_rate: float = 0.1  # of the run's own learning rate, falling to nothing as a cosine
-    rounds: int = 1  # of pruning
-
-    @property
-    def storage(self) -> Storage:
-        """How numbers are stored, scales chosen by squared error."""
-        vectors = max(8, self.bits)
-        return Storage(Encoding(self.bits, self.block, vectors), Encoding(self.bits, self.block, vectors))
-
-    @property
-    def changes(self) -> bool:
-        """Whether the network is another one afterwards."""
-        return self.bits < 32 or self.prune > 0 or self.tune > 0
+def storage_of(settings: Settings) -> Storage:
+    """How numbers are stored, scales chosen by squared error."""
+    encoding = Encoding(settings.bits, settings.block, max(8, settings.bits))
+    return Storage(encoding, encoding)
 
 
 def squeezed(
@@ -74,31 +56,46 @@ def squeezed(
             apply_masks(model, masks)
         if settings.tune:
             model = fine_tuned(model, config, settings, masks)
-    storage = settings.storage
+    storage = storage_of(settings)
     if settings.changes and calibration:
         storage = calibrated(model, config, storage, calibration)
     return compact(model, recipe, storage)
 
 
 def calibrated(model: nn.Module, config: TrainConfig, storage: Storage, batches: Batches) -> Storage:
-    """Measure batch norms' statistics as the stored network has them, and choose how scales are found. In place.
+    """Choose how scales are found, and whether batch norms' statistics are measured anew. In place.
 
-    Of both rules for scales the one with the smaller loss on the calibration images is taken.
+    What is chosen has the smallest loss on every other batch of the training images that are given; statistics are
+    measured on the batches between, and at the end on all.
+
+    Returns:
+        The storage with the rule for scales that was chosen; the model has the statistics.
     """
-    rules = [storage]
-    if storage.free.bits < 32:
-        rules.append(_unclipped(storage))
-    states: list[tuple[float, Storage, dict[str, Tensor]]] = []
+    rules = [storage] if storage.free.bits == 32 else [storage, _unclipped(storage)]
+    between, held_out = (batches[::2], batches[1::2]) if len(batches) > 1 else (batches, batches)
     run = network(model, config)
-    for rule in rules:
-        with as_stored(model, rule):
+    tried: list[tuple[float, int, bool]] = []  # of equal losses, the first rule without a change
+    for number, rule in enumerate(rules):
+        with as_stored(model, rule), _statistics_restored(model):
+            tried.append((_loss(run, held_out), number, False))
+            if estimate_statistics(model, run, between):
+                tried.append((_loss(run, held_out), number, True))
+    _, number, measure = min(tried)
+    if measure:
+        with as_stored(model, rules[number]):
             estimate_statistics(model, run, batches)
-            states.append((_loss(run, batches), rule, {n: b.clone() for n, b in model.named_buffers()}))
-    _, best, statistics = min(states, key=lambda state: state[0])
-    with torch.no_grad():
+    return rules[number]
+
+
+@contextlib.contextmanager
+def _statistics_restored(model: nn.Module) -> Iterator[None]:
+    """Behind this block the model has the buffers that it had before."""
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        yield
+    finally:
         for name, buffer in model.named_buffers():
-            buffer.copy_(statistics[name])
-    return best
+            buffer.copy_(before[name])
 
 
 def fine_tuned(model: nn.Module, config: TrainConfig, settings: Settings, masks: Masks) -> nn.Module:
@@ -130,7 +127,7 @@ def fine_tuned(model: nn.Module, config: TrainConfig, settings: Settings, masks:
     data = launch.load(config, accelerator)
     data = dataclasses.replace(data, test=_Few(data.train_unaugmented))
     use_matrix_products(model)
-    storage = settings.storage
+    storage = storage_of(settings)
     free = dataclasses.replace(storage.free, clip=False)  # a search in every step would cost more than the step
     storage = dataclasses.replace(storage, free=free, private=dataclasses.replace(storage.private, clip=False))
     with tempfile.TemporaryDirectory() as folder, StopRequest() as stop:
