@@ -155,10 +155,11 @@ def card(name: str, record: Mapping[str, Any], parent: Mapping[str, Any]) -> str
         "commit": f"{(record['git'] or {}).get('commit', 'unknown')}",
         "sha256": f"`{record['sha256']}`",
     }
+    wrong, epochs = f"{100 - final['top1']:.0f}", recipe["epochs"]
     limits = (
-        f"It answers with one of the {data['classes']} classes of {data['name']}, whatever is in the picture, and is wrong\n"
-        f"on {100 - final['top1']:.0f} of 100 test images. It was trained for {recipe['epochs']} epochs on pictures of one "
-        f"object each, {side}x{side} pixels:\nit shows how small a network can be, and is none to rely on. One seed."
+        f"It answers with one of the {data['classes']} classes of {data['name']}, whatever is in the picture, and is\n"
+        f"wrong on {wrong} of 100 test images. It was trained for {epochs} epochs on pictures of one object each,\n"
+        f"{side}x{side} pixels: it shows how small a network can be, and is none to rely on. One seed."
     )
     table = "\n".join(f"| {key} | {text} |" for key, text in rows.items())
     return f"""\
