@@ -8,7 +8,9 @@ EXPERIMENT ?= schemes_digits
 SEEDS ?= 1
 RECIPE ?= cpu
 RUNS ?= runs
-.PHONY: help demo sweep-demo test check tables list reproduce zoo bench bench-check install clean
+KILLS ?= 200
+SEED ?= 0
+.PHONY: help demo sweep-demo test torture check tables list reproduce zoo bench bench-check install clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -29,6 +31,9 @@ sweep-demo: install  ## train four of them and draw accuracy against DoF, below 
 
 test: install  ## run the tests
 	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup --quiet
+
+torture: install  ## kill, damage and starve training KILLS=200 times [SEED=0] and compare every end (10 to 30 minutes)
+	cd tests && PYTHONPATH=.:.. $(abspath $(BIN))/python -m torture --kills $(KILLS) --seed $(SEED)
 
 check: install  ## lint, format and type checks
 	$(BIN)/ruff check .

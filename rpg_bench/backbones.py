@@ -17,6 +17,8 @@ from rpg_bench.errors import InvalidInput, unknown
 from rpg_bench.sharing import Blueprint
 from rpg_bench.small_maps import SmallMapConv2d
 
+LOADING = ("checkpoint_path", "cache_dir")  # options of timm.create_model that read files, besides pretrained...
+
 
 def blueprint(config: TrainConfig, *, classes: int, channels: int, image_size: int) -> Blueprint:
     """What `create_backbone` builds for a run, at its full size or narrower, and its slots."""
@@ -40,8 +42,11 @@ def create_backbone(
     """
     import timm  # slow to import, and not needed to check a configuration
 
-    if not timm.is_model(backbone.name):
+    if not timm.is_model(backbone.name):  # nor hf-hub:NAME or local-dir:PATH, which fetch and read files
         raise unknown("backbone.name", backbone.name, timm.list_models())
+    for option in backbone.options:
+        if option in LOADING or option.startswith("pretrained"):
+            raise InvalidInput(f"backbone.options: {option!r} is not allowed; networks begin untrained, from no file")
     sizes = _size_arguments(backbone, image_size)
     model = _first_accepted(backbone, {"num_classes": classes, "in_chans": channels, **backbone.options}, sizes)
     stem = stem_for(backbone.stem, recipe_stem, image_size, is_resnet=_is_resnet(model), name=backbone.name)
@@ -148,7 +153,10 @@ def _busy_taps(layer: nn.Conv2d, axis: int, size: int) -> int:
 def _fixed_size(name: str) -> bool:
     import timm
 
-    settings = timm.get_pretrained_cfg(name)
+    try:
+        settings = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # a tag that the network does not have
+        raise InvalidInput(f"backbone.name: {_one_line(error)}") from None
     return bool(settings and settings.fixed_input_size)
 
 

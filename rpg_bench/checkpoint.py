@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from rpg_bench.errors import InvalidInput
-from rpg_bench.files import write_aside
+from rpg_bench.files import remove_parts, write_aside
 
-KEPT = 2  # the newest, and the one before in case that one is damaged
+KEPT = 2  # the newest, and the one before in case that one is damaged; the best besides
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -23,22 +23,36 @@ class Damaged(Exception):
     """A checkpoint file that is not as it was written."""
 
 
-def save(directory: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write `state` as the checkpoint of `step` and remove all but the newest `KEPT`.
+def save(directory: Path, step: int, state: dict[str, Any], best: int | None = None) -> Path:
+    """Write `state` as the checkpoint of `step` and remove all but the newest `KEPT` and that of step `best`.
 
     The file is what `torch.save` writes, and a SHA-256 of it at the end.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
-    path = directory / f"checkpoint-{step:08d}.pt"
+    path = path_of(directory, step)
     write_aside(path, content + hashlib.sha256(content).digest())
     files = _newest_first(directory)
     # What claims a later step is damaged, or training would have gone on from there.
     later = [old for old in files if old.name > path.name]
     for old in [*later, *files[len(later) + KEPT :]]:
-        old.unlink(missing_ok=True)
+        if best is None or old != path_of(directory, best):
+            old.unlink(missing_ok=True)
     return path
+
+
+def path_of(directory: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return directory / f"checkpoint-{step:08d}.pt"
+
+
+def keep_only(directory: Path, steps: Collection[int]) -> None:
+    """Remove every other checkpoint, of a run that is finished."""
+    kept = {path_of(directory, step) for step in steps}
+    for path in _newest_first(directory):
+        if path not in kept:
+            path.unlink(missing_ok=True)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -78,8 +92,9 @@ def load_newest(directory: Path, say: Callable[[str], None]) -> dict[str, Any] |
 
 def remove_all(directory: Path) -> None:
     """Remove every checkpoint, for a run that starts again."""
-    for path in [*_newest_first(directory), *directory.glob(".checkpoint-*.part")]:
+    for path in _newest_first(directory):
         path.unlink(missing_ok=True)
+    remove_parts(directory, "checkpoint-*")
 
 
 def random_state() -> dict[str, Any]:

@@ -7,6 +7,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from types import TracebackType
 from typing import Any
 
 import hydra
@@ -20,7 +21,9 @@ from omegaconf.errors import OmegaConfBaseException
 from rpg_bench import processes, slurm
 from rpg_bench.config import TrainConfig, config_directory, unknown_key
 from rpg_bench.errors import BAD_INPUT, FAILED, INTERRUPTED, Failed, InvalidInput, unknown
+from rpg_bench.hydra_check import checked_configurations
 from rpg_bench.lease import Held
+from rpg_bench.secrets import redacted
 from rpg_bench.signals import Interrupted
 from rpg_bench.sweeper import Deferred, Failure, SweepFailed
 
@@ -54,7 +57,7 @@ def run_command(task: Callable[[DictConfig], Any], switches: Mapping[str, bool] 
         hydra_config = HydraConfig.get()
         sweeping = hydra_config.mode == RunMode.MULTIRUN
         if sweeping:
-            print(f"\n[{hydra_config.job.num + 1}] {' '.join(hydra_config.overrides.task)}", flush=True)
+            print(redacted(f"\n[{hydra_config.job.num + 1}] {' '.join(hydra_config.overrides.task)}"), flush=True)
         slurm.join_step()
         slurm.requeue_before_training()
         # Reported here: Hydra would add a line of its own to what it sees raised.
@@ -77,7 +80,7 @@ def run_command(task: Callable[[DictConfig], Any], switches: Mapping[str, bool] 
                 processes.abandon(error)
             if not sweeping:
                 raise
-            traceback.print_exc()
+            print(redacted(traceback.format_exc()), file=sys.stderr, flush=True)
             failure = Failure(FAILED, " ".join(f"{type(error).__name__}: {error}".split()))
         _report(failure.message)
         failures.append(failure.code)
@@ -85,9 +88,11 @@ def run_command(task: Callable[[DictConfig], Any], switches: Mapping[str, bool] 
 
     # Hydra would print its own messages and exit with 1; this hands its exceptions to us.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.excepthook = _print_trace
     register_schema(switches)
     try:
-        hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="train")(guarded)()
+        with checked_configurations():
+            hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="train")(guarded)()
     except (HydraException, OmegaConfBaseException) as error:
         _report(explain(error))
         failures.append(BAD_INPUT)
@@ -115,6 +120,8 @@ def explain(error: Exception) -> str:
         return f"command line: {error.override}: {text.splitlines()[0]}"
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '([^']+)/([^'/]+)'", text)):
         group, name = found.groups()
+        if (group, name) == ("hydra/launcher", "joblib"):
+            return "hydra/launcher: 'joblib' needs hydra-joblib-launcher; pip install 'rpg-bench[cluster]' brings it"
         options = error.options if error.options is not None else re.findall(r"^\t([\w.-]+)$", text, re.MULTILINE)
         return str(unknown(group, name, options))
     if found := re.search(r"Could not override '([^']+)'", text):
@@ -124,6 +131,11 @@ def explain(error: Exception) -> str:
     return f"command line: {' '.join(text.split())}"
 
 
+def _print_trace(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The trace of a defect, as Python prints it but for secrets."""
+    print(redacted("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr, flush=True)
+
+
 def _report(message: str) -> None:
     if processes.rank() == 0:  # all processes of a run agree on these errors
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        print(f"error: {redacted(message)}", file=sys.stderr, flush=True)

@@ -19,6 +19,7 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 
 from rpg_bench.budget import canonical_dof
 from rpg_bench.errors import InvalidInput, unknown
+from rpg_bench.secrets import refuse_secrets
 
 # OmegaConf reads these annotations at run time and knows Optional, not every newer spelling.
 # ruff: noqa: UP045
@@ -228,6 +229,7 @@ def from_hydra(composed: DictConfig) -> TrainConfig:
     if config.dof is not None:
         config.dof = canonical_dof(config.dof)
     validate(config)
+    refuse_secrets(values)
     return _scaled(config)
 
 

@@ -115,9 +115,20 @@ class Trainer:
             tracker.log(row, row["epoch"])
             display.epoch(row)
             self.report()
-            if self._save_is_due() or self.position.epoch == self.config.recipe.epochs:
+            last = self.position.epoch == self.config.recipe.epochs
+            if self._save_is_due() or last or self.best_step == self.position.step:
                 self.save()
         return self.position.history
+
+    @property
+    def best_step(self) -> int | None:
+        """The step behind the first epoch of the highest top-1 on the evaluation images; None before any.
+
+        Its checkpoint is kept to be looked at, as where training overfits in the end. It was chosen on the images
+        that it is measured on, so that its top-1 is too high: no result, and in no table. Those have the last epoch's.
+        """
+        best = max(self.position.history, key=lambda row: float(row["test_top1"]), default=None)
+        return None if best is None else int(best["epoch"]) * self.steps_per_epoch
 
     def _train_epoch(self, display: Display, tracker: Tracker, stop: StopRequest, lease: Lease | None) -> None:
         recipe, position = self.config.recipe, self.position
@@ -255,7 +266,7 @@ class Trainer:
         failure = None
         if self.accelerator.is_main_process:
             try:
-                checkpoint.save(self.directory, self.position.step, self._state(sums))
+                checkpoint.save(self.directory, self.position.step, self._state(sums), self.best_step)
             except OSError as error:
                 failure = InvalidInput(f"runs_dir: no checkpoint can be written to {self.directory}: {error.strerror}")
         if self._agreed(failure is not None):

@@ -29,3 +29,12 @@ def write_aside(path: Path, content: bytes, durable: bool = True) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def remove_parts(directory: Path, name: str = "*") -> None:
+    """Remove what processes left of the files `name` (a glob) that were killed within `write_aside`.
+
+    Only for whom nobody else writes them at the moment.
+    """
+    for part in directory.glob(f".{name}.part"):
+        part.unlink(missing_ok=True)

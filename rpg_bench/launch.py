@@ -24,6 +24,7 @@ from rpg_bench.datasets import Data, load_data
 from rpg_bench.display import Display
 from rpg_bench.engine import Trainer
 from rpg_bench.errors import Failed, InvalidInput
+from rpg_bench.files import remove_parts
 from rpg_bench.finished import read_record
 from rpg_bench.lease import Held, Lease
 from rpg_bench.records import provenance
@@ -143,7 +144,8 @@ def check_output(config: TrainConfig, files: RunFiles, model: nn.Module, acceler
 
 def _make_output(config: TrainConfig, files: RunFiles, model: nn.Module) -> None:
     state = sum(t.numel() * t.element_size() for t in model.state_dict().values() if isinstance(t, torch.Tensor))
-    needed = 4 * (checkpoint.KEPT + 1) * state  # weights, two moments and an average at most
+    most = checkpoint.KEPT + 2  # with the best, and the one that is being written
+    needed = 4 * most * state  # weights, two moments and an average at most
     made: list[Path] = []
     try:
         for field, folder in (("runs_dir", files.directory), ("results_dir", files.record.parent)):
@@ -194,6 +196,9 @@ def resume(config: TrainConfig, trainer: Trainer, files: RunFiles, display: Disp
     if record is not None and (config.force or record["status"] == "failed") and main:
         checkpoint.remove_all(files.directory)
         files.record.unlink(missing_ok=True)
+    if main:
+        remove_parts(files.directory)
+        remove_parts(files.record.parent, f"{files.record.name}.*")
     trainer.accelerator.wait_for_everyone()
     state = checkpoint.load_newest(files.directory, display.say)
     if state is not None:

@@ -8,6 +8,7 @@ never compared: both times are the file system's, and before a lease is taken fr
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -96,6 +97,7 @@ class Lease:
         except OSError as error:
             raise InvalidInput(f"runs_dir: cannot write to {self.path.parent}: {error.strerror}") from None
         self._renewal.start()
+        _tidy(self.path)
         return self
 
     def __exit__(
@@ -103,8 +105,9 @@ class Lease:
     ) -> None:
         self._stop.set()
         self._renewal.join()
-        if not self.lost and read_owner(self.path) == self._owner:
-            self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # read-only by now: it is a dead owner's soon
+            if not self.lost and read_owner(self.path) == self._owner:
+                self.path.unlink(missing_ok=True)
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEWED):
@@ -139,9 +142,9 @@ def _create(path: Path, owner: Owner) -> bool:
         try:
             os.link(aside, path)
         except FileExistsError:
-            return False
+            return read_owner(path) == owner  # NFS asks again where its first answer was lost
         except OSError:  # no hard links here
-            return _create_exclusively(path, aside.read_bytes())
+            return _create_exclusively(path, aside.read_bytes()) or read_owner(path) == owner
         return True
     finally:
         aside.unlink(missing_ok=True)
@@ -220,6 +223,19 @@ def _remove(path: Path, holder: Owner) -> None:
         guard.unlink(missing_ok=True)
     else:
         time.sleep(0.01)
+
+
+def _tidy(path: Path) -> None:
+    """Take away what processes left that were killed while they made or removed a lease."""
+    for aside in path.parent.glob(f".{path.name}.*"):
+        with contextlib.suppress(OSError):
+            owner = read_owner(aside)
+            if owner is not None and (owner.is_gone or _expired(aside)):
+                aside.unlink(missing_ok=True)
+    for probe in path.parent.glob(".clock-*"):
+        with contextlib.suppress(OSError):
+            if _expired(probe):
+                probe.unlink(missing_ok=True)
 
 
 def _place() -> str:

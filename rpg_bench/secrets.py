@@ -11,9 +11,11 @@ from rpg_bench.errors import InvalidInput
 
 LEAST_LENGTH = 8  # of a value; shorter ones would be found in ordinary words
 HIDDEN = "***"
-_NAME = re.compile(r"key|token|secret|passw|credential|auth|cookie|private|session_id|sas\b|\bpat\b", re.IGNORECASE)
-# Named like secrets and none: a path, a display, sockets of agents.
-_NO_SECRET = re.compile(r"_(FILE|PATH|DIR|SOCK|URL|HOST)$|^XAUTHORITY$|^SSH_AUTH_SOCK$", re.IGNORECASE)
+_NAME = re.compile(
+    r"(^|_)(key|token|secret|password|passwd|passphrase|credential|auth|cookie|pat)s?(_|$)|(key|token|secret|password)$",
+    re.IGNORECASE,
+)
+_NO_SECRET = re.compile(r"_(FILE|PATH|DIR|SOCK|URL|HOST)$", re.IGNORECASE)  # where one is, not what it is
 
 
 def secrets() -> dict[str, str]:

@@ -6,15 +6,19 @@ own jobs; a batch script of the user's that calls `srun python -m rpg_bench.trai
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
+from pathlib import Path
+from typing import Any
 
 from rpg_bench.lease import EXPIRED, WATCHED
 from rpg_bench.signals import Interrupted
 
+NAME = "slurm.json"  # in a run's directory: the job that is to train it
 PRE_SIGNAL = signal.SIGUSR2
 _PORTS = 20_000  # the first of as many
 
@@ -111,6 +115,15 @@ def queued(jobs: Iterable[str]) -> dict[str, str] | None:
     if done.returncode:
         return {} if "Invalid job id" in done.stderr else None  # it has forgotten them
     return dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if line.strip())
+
+
+def job_of(directory: Path) -> Mapping[str, Any] | None:
+    """The job that was submitted last for the run of this directory; None if there was none."""
+    try:
+        note: Any = json.loads((directory / NAME).read_text())
+    except (OSError, ValueError):
+        return None
+    return note if isinstance(note, dict) and isinstance(note.get("job"), str) else None
 
 
 def _is_reclaimed(job: str) -> bool:

@@ -11,7 +11,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.singleton import Singleton
@@ -24,11 +23,9 @@ from rpg_bench.runs import RunFiles
 from rpg_bench.sweeper import Failure, configuration
 
 if TYPE_CHECKING:
+    from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
     from submitit import Job
 
-    from hydra_plugins.rpg_bench_slurm import SlurmLauncher
-
-NAME = "slurm.json"  # in a run's directory: the job that is to train it
 POLLED = 1.0  # seconds between two looks at the answers
 ASKED = 10.0  # seconds between two questions to Slurm
 SETTLED = 30.0  # seconds in which a job that has ended may still be writing its answer, or return to the queue
@@ -69,7 +66,7 @@ def launch(launcher: SlurmLauncher, runs: Sequence[Sequence[str]], first: int) -
         submitted = _submit(launcher, [(first + number, runs[number]) for number in missing])
         for number, job in zip(missing, submitted, strict=True):
             note = {"job": job.job_id, "folder": str(job.paths.folder), "tasks": job.num_tasks}
-            write_aside(files[number].directory / NAME, (json.dumps(note) + "\n").encode())
+            write_aside(files[number].directory / slurm.NAME, (json.dumps(note) + "\n").encode())
             jobs[number] = job
         array = submitted[0].job_id.partition("_")[0]
         print(
@@ -98,15 +95,6 @@ def _result(launcher: SlurmLauncher, run: Sequence[str]) -> RunFiles | JobReturn
     return JobReturn(status=JobStatus.COMPLETED, _return_value=float(record["final"]["test_top1"]))
 
 
-def job_of(directory: Path) -> Mapping[str, Any] | None:
-    """The job that was submitted last for the run of this directory; None if there was none."""
-    try:
-        note: Any = json.loads((directory / NAME).read_text())
-    except (OSError, ValueError):
-        return None
-    return note if isinstance(note, dict) and isinstance(note.get("job"), str) else None
-
-
 def _submit(launcher: SlurmLauncher, runs: Sequence[tuple[int, Sequence[str]]]) -> list[Job[Any]]:
     import submitit
 
@@ -132,7 +120,7 @@ def _submit(launcher: SlurmLauncher, runs: Sequence[tuple[int, Sequence[str]]]) 
 
 def _in_queue(files: Mapping[int, RunFiles]) -> dict[int, Job[Any]]:
     """The jobs of runs that were submitted before and are not over, by the runs' places."""
-    notes = {number: job_of(run.directory) for number, run in files.items()}
+    notes = {number: slurm.job_of(run.directory) for number, run in files.items()}
     known = {number: note for number, note in notes.items() if note is not None}
     if not known:
         return {}

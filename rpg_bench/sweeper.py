@@ -37,7 +37,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rpg_bench.config import TrainConfig, from_hydra
 from rpg_bench.errors import InvalidInput, unknown
+from rpg_bench.files import write_aside
 from rpg_bench.lease import holder_of
+from rpg_bench.secrets import redacted
 from rpg_bench.sweeps.disk import forecast
 from rpg_bench.sweeps.plan import FOLDER, UNNAMED, Asked, Plan
 from rpg_bench.sweeps.survey import Places, free_bytes, recorded
@@ -89,6 +91,8 @@ def expand(cases: Sequence[Any], grid: Sequence[str], parser: OverridesParser, c
     """
     given = parser.parse_overrides(list(grid))
     for override in given:
+        if override.is_hydra_override():
+            raise InvalidInput(f"hydra.sweeper.params: {override.input_line!r} is for Hydra; the grid is of runs")
         if override.is_sweep_override() and not list(override.sweep_string_iterator()):
             raise InvalidInput(f"{override.key_or_group}: {override.input_line!r} sweeps over nothing")
     points = BasicSweeper.split_arguments(given, None)[0]
@@ -137,8 +141,7 @@ def sweep(sweeper: CaseSweeper, arguments: Sequence[str]) -> list[Sequence[Any]]
     asked = [_asked(sweeper, run) for run in runs]  # all of them, before the first is started
     name = sweeper.config.get("sweep")
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(sweeper.config, directory / "multirun.yaml")
+        write_aside(directory / "multirun.yaml", redacted(OmegaConf.to_yaml(sweeper.config)).encode())
         plan = Plan(name or UNNAMED, sweeper.recipe, command_arguments(sys.argv[1:]), tuple(asked))
         plan.write(Path(sweeper.config.runs_dir) / FOLDER)
     except OSError as error:
@@ -169,7 +172,7 @@ def sweep(sweeper: CaseSweeper, arguments: Sequence[str]) -> list[Sequence[Any]]
             _wait([answer.lease for _, answer in deferred])
     print(f"{title}: {len(runs) - len(failures)} of {len(runs)} runs are finished", flush=True)
     for run, failure in failures:
-        print(f"failed: {' '.join(run)}: {failure.message}", flush=True)
+        print(redacted(f"failed: {' '.join(run)}: {failure.message}"), flush=True)
     if failures:
         raise SweepFailed(failures[0][1].code)
     return returned

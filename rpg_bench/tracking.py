@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from rpg_bench.config import TrackingConfig, TrainConfig
 from rpg_bench.runs import run_hash
+from rpg_bench.secrets import redacted
 from rpg_bench.sharing import DofReport
 
 if TYPE_CHECKING:
     from rpg_bench.engine import Trainer
 
 Say = Callable[[str], None]
+BEGINNING = 60.0  # seconds in which the server must have answered
+FINISHING = 30.0  # seconds in which it must have taken what is left, after which `wandb sync` can send it
 
 
 def tracker(config: TrainConfig, trainer: Trainer, report: DofReport, say: Say | None) -> Tracker:
@@ -84,6 +87,7 @@ class Tracker:
 
             logging.getLogger("wandb").setLevel(logging.ERROR)
             directory.mkdir(parents=True, exist_ok=True)
+            bounded = {"finish_timeout": FINISHING, "finish_timeout_raises": True}  # else it waits for ever
             self._run = wandb.init(
                 mode=tracking.mode,  # type: ignore[arg-type]  # checked in config
                 project=tracking.project,
@@ -91,7 +95,7 @@ class Tracker:
                 dir=str(directory.resolve()),  # W&B's process may have been started elsewhere
                 id=run_id,
                 resume="allow" if tracking.mode == "online" else None,
-                settings=wandb.Settings(silent=True, init_timeout=60, x_disable_stats=True),
+                settings=wandb.Settings(silent=True, init_timeout=BEGINNING, x_disable_stats=True, **bounded),
                 **details,
             )
             online = tracking.mode == "online"
@@ -120,4 +124,4 @@ class Tracker:
             self._run = None
             assert self._say is not None
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            self._say(f"tracking: W&B could not {verb} ({reason}); training goes on without it")
+            self._say(f"tracking: W&B could not {verb} ({redacted(reason)}); training goes on without it")

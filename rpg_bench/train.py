@@ -129,7 +129,7 @@ def fit(
     began: float,
 ) -> dict[str, Any]:
     """Train to the end, measure, and write the record."""
-    from rpg_bench import describe, tracking
+    from rpg_bench import checkpoint, describe, tracking
     from rpg_bench.engine import Diverged
     from rpg_bench.generalisation import held_evaluation, measure_generalisation
     from rpg_bench.records import make_record, write_record
@@ -159,6 +159,7 @@ def fit(
     record = make_record(config, trainer, report, began, measured)
     if main_process:
         write_record(files.record, record)
+        checkpoint.keep_only(files.directory, {trainer.position.step, trainer.best_step or 0})
     tracker.finish(
         {
             "status": "finished",

@@ -53,12 +53,15 @@ def train_tiny(*overrides: str) -> float:
     return train(composed(*TINY, *overrides))
 
 
-def start(arguments: Sequence[str], directory: Path, *launcher: str, **environment: str) -> subprocess.Popen[str]:
-    """Start the command in `directory`."""
+def start(
+    arguments: Sequence[str], directory: Path, *launcher: str, **environment: str | None
+) -> subprocess.Popen[str]:
+    """Start the command in `directory`. A variable that is None is taken out of its environment."""
+    given = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **environment}
     return subprocess.Popen(
         [sys.executable, *launcher, "-m", "rpg_bench.train", *arguments],
         cwd=directory,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **environment},
+        env={name: value for name, value in given.items() if value is not None},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

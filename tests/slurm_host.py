@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
@@ -23,13 +24,12 @@ AuthInfo=socket={home}/munge.socket,cred_expire=5
 CredType=cred/munge
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 SlurmctldPort={controller_port}
-SlurmdPort={node_port}
 SlurmctldPidFile={home}/slurmctld.pid
-SlurmdPidFile={home}/slurmd.pid
+SlurmdPidFile={home}/slurmd-%n.pid
 StateSaveLocation={home}/state
-SlurmdSpoolDir={home}/spool
+SlurmdSpoolDir={home}/spool/%n
 SlurmctldLogFile={home}/slurmctld.log
-SlurmdLogFile={home}/slurmd.log
+SlurmdLogFile={home}/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -47,9 +47,11 @@ PreemptMode=REQUEUE
 JobRequeue=1
 ReturnToService=2
 KillWait=10
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=1000 State=UNKNOWN
-PartitionName=low  Nodes={host} Default=YES MaxTime=60 State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
-PartitionName=high Nodes={host} Default=NO  MaxTime=60 State=UP PriorityTier=10 PreemptMode=OFF
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={first_port} CPUs={cpus} RealMemory=1000 State=UNKNOWN
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={second_port} CPUs={cpus} RealMemory=1000 State=UNKNOWN
+PartitionName=low  Nodes=n1 Default=YES MaxTime=60 State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
+PartitionName=high Nodes=n1 Default=NO  MaxTime=60 State=UP PriorityTier=10 PreemptMode=OFF
+PartitionName=both Nodes=n1,n2 Default=NO  MaxTime=60 State=UP PriorityTier=1 PreemptMode=OFF
 """
 
 
@@ -62,17 +64,21 @@ def missing() -> str | None:
 
 
 class SlurmHost:
-    """A controller and one node with `CPUS` processors to give away, whatever the machine has."""
+    """A controller, and two nodes with `CPUS` processors each to give away, whatever the machine has.
+
+    Partitions: `low`, the first node's, gives way to `high`; `both` has the two nodes.
+    """
 
     def __init__(self, home: Path) -> None:
         self.home = home
+        self.started: list[subprocess.Popen[str]] = []  # sweeps, which are ended with it
         self.environment = {**os.environ, "PATH": _path(), "SLURM_CONF": str(home / "slurm.conf")}
 
     def start(self) -> None:
         """Start all of it; takes a second."""
-        for name in ("state", "spool"):
+        for name in ("state", "spool/n1", "spool/n2"):
             (self.home / name).mkdir(parents=True)
-        controller_port, node_port = _free_ports(2)
+        controller_port, first_port, second_port = _free_ports(3)
         (self.home / "slurm.conf").write_text(
             _CONFIGURATION.format(
                 home=self.home,
@@ -80,7 +86,8 @@ class SlurmHost:
                 user="root",
                 cpus=CPUS,
                 controller_port=controller_port,
-                node_port=node_port,
+                first_port=first_port,
+                second_port=second_port,
             )
         )
         key = self.home / "munge.key"
@@ -90,16 +97,18 @@ class SlurmHost:
         files = {"key-file": "key", "pid-file": "pid", "log-file": "log", "seed-file": "seed", "socket": "socket"}
         self.run("munged", "--force", *(f"--{option}={self.home}/munge.{name}" for option, name in files.items()))
         self.run("slurmctld", "-c")
-        self.start_node()
+        for name in ("n1", "n2"):
+            self.start_node(name)
 
-    def start_node(self) -> None:
-        """Start the node's daemon, and wait until the controller sees it."""
-        self.run("slurmd", "-c")
-        self.wait(lambda: "idle" in self.run("sinfo", "--noheader", "--format=%T") or bool(self.jobs()), "an idle node")
+    def start_node(self, name: str) -> None:
+        """Start a node's daemon, and wait until the controller sees it."""
+        self.run("slurmd", "-c", "-N", name)
+        states = ("sinfo", "--noheader", f"--nodes={name}", "--format=%T")
+        self.wait(lambda: "idle" in self.run(*states) or bool(self.jobs()), "an idle node")
 
-    def kill_node(self) -> None:
-        """The node fails: its daemon and all that it started are gone at once."""
-        os.kill(int((self.home / "slurmd.pid").read_text()), signal.SIGKILL)
+    def kill_node(self, name: str) -> None:
+        """A node fails: its daemon and all that jobs have started are gone at once."""
+        os.kill(int((self.home / f"slurmd-{name}.pid").read_text()), signal.SIGKILL)
         for pid in self.processes():
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -108,14 +117,22 @@ class SlurmHost:
 
     def stop(self) -> None:
         """End whatever runs."""
-        self.run("scancel", "--user=root", check=False)
-        for name in ("slurmd.pid", "slurmctld.pid", "munge.pid"):
+        self.clear()
+        for name in ("slurmd-n1.pid", "slurmd-n2.pid", "slurmctld.pid", "munge.pid"):
             try:
                 os.kill(int((self.home / name).read_text()), signal.SIGKILL)
             except (OSError, ValueError):
                 continue
         for pid in self.processes():
             os.kill(pid, signal.SIGKILL)
+
+    def clear(self) -> None:
+        """End every sweep and every job."""
+        for sweep in self.started:
+            sweep.kill()
+            sweep.wait()
+        self.started.clear()
+        self.run("scancel", "--user=root", check=False)
 
     def run(self, *command: str, check: bool = True) -> str:
         """Run one of Slurm's commands and return what it printed."""
@@ -127,7 +144,7 @@ class SlurmHost:
     def jobs(self) -> dict[str, str]:
         """Jobs that are not over, with their states."""
         lines = self.run("squeue", "--noheader", "--array", "--format=%i %T", check=False).splitlines()
-        return dict(line.split() for line in lines)  # type: ignore[arg-type]
+        return dict(line.split() for line in lines)
 
     def processes(self) -> list[int]:
         """Every process that a job of this Slurm has started, and its guardians."""
@@ -145,10 +162,10 @@ class SlurmHost:
                 found.append(int(entry.name))
         return found
 
-    def wait(self, condition: object, what: str, seconds: float = 60) -> None:
-        """Until the condition, a function, holds."""
+    def wait(self, condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+        """Until the condition holds."""
         limit = time.monotonic() + seconds
-        while not condition():  # type: ignore[operator]
+        while not condition():
             assert time.monotonic() < limit, f"no {what} in {seconds} s: {self.jobs()}"
             time.sleep(0.2)
 

@@ -53,6 +53,16 @@ def test_the_two_newest_are_kept(tmp_path: Path) -> None:
     assert steps(tmp_path) == [11, 100]
 
 
+def test_the_best_is_kept_besides_and_damaged_later_ones_go(tmp_path: Path) -> None:
+    for step in (1, 9, 10, 11, 100):
+        checkpoint.save(tmp_path, step, {"step": step}, best=9 if step >= 9 else None)
+    assert steps(tmp_path) == [9, 11, 100]
+    checkpoint.save(tmp_path, 101, {"step": 101}, best=101)
+    assert steps(tmp_path) == [100, 101]
+    checkpoint.keep_only(tmp_path, {101, 7})
+    assert steps(tmp_path) == [101]
+
+
 @pytest.mark.parametrize("broken", ["fsync", "replace", "open"])
 def test_a_write_that_fails_leaves_the_old_files_and_no_part_of_a_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str

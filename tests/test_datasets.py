@@ -483,17 +483,19 @@ def test_a_download_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     def unreachable(*_: Any, **__: Any) -> None:
         raise OSError("<urlopen error no network>")
 
-    monkeypatch.setattr(torchvision.datasets, "CIFAR10", unreachable)
+    monkeypatch.setattr(torchvision.datasets.utils, "download_and_extract_archive", unreachable)
     refused(cifar10(tmp_path / "new", download=True), "dataset.download:", "no network")
 
 
 def test_a_download_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torchvision.datasets
 
-    def fetch(root: str, download: bool) -> None:
+    def fetch(url: str, root: str, filename: str, md5: str) -> None:
+        assert (url.rpartition("/")[2], filename) == ("cifar-10-python.tar.gz",) * 2
+        assert len(md5) == 32
         write_cifar10_pickles(Path(root) / "cifar-10-batches-py")
 
-    monkeypatch.setattr(torchvision.datasets, "CIFAR10", fetch)
+    monkeypatch.setattr(torchvision.datasets.utils, "download_and_extract_archive", fetch)
     assert load(cifar10(tmp_path / "new", download=True), batch_size=10).train.samples == 20
 
 

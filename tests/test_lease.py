@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import subprocess
@@ -114,6 +115,47 @@ def test_another_process_of_the_same_number_is_not_the_owner(tmp_path: Path) -> 
     left_by(tmp_path, started="1")
     with Lease(tmp_path):
         pass
+
+
+def test_a_folder_that_became_read_only_is_no_error_of_the_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    with Lease(tmp_path):
+        monkeypatch.setattr(os, "unlink", refuse)
+    assert (tmp_path / NAME).exists()
+
+
+@pytest.mark.parametrize("code", [errno.EEXIST, errno.EIO])
+def test_a_link_that_was_made_and_reported_as_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    link = os.link
+
+    def lose_the_answer(*arguments: Any) -> None:
+        link(*arguments)
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", lose_the_answer)
+    with Lease(tmp_path):
+        assert holder_of(tmp_path) is not None
+        with pytest.raises(Held), Lease(tmp_path):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_processes_left_that_were_killed_while_they_took_it_is_removed(tmp_path: Path) -> None:
+    living = [f".{NAME}.living", ".clock-new"]
+    left_by(tmp_path).rename(tmp_path / f".{NAME}.living")  # that another process is about to link
+    left_by(tmp_path, started="1").rename(tmp_path / f".{NAME}.dead")
+    for name in (f".{NAME}.half", ".clock-old", ".clock-new"):
+        (tmp_path / name).write_text("{")
+    for name in (f".{NAME}.half", ".clock-old"):
+        age(tmp_path / name, 3600)
+    with Lease(tmp_path):
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*living, NAME])
 
 
 def test_an_owner_elsewhere_is_believed_while_it_touches_the_lease(tmp_path: Path, hasty: None) -> None:

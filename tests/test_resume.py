@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from runner import (
     TINY,
+    assert_same,
     assert_same_result,
     checkpoints,
     composed,
@@ -25,8 +26,10 @@ from runner import (
     train_tiny,
 )
 
+from rpg_bench import checkpoint
 from rpg_bench.command_line import run_command
 from rpg_bench.display import Display
+from rpg_bench.engine import Trainer
 from rpg_bench.signals import Interrupted, StopRequest
 from rpg_bench.train import train
 
@@ -195,6 +198,20 @@ def test_a_lost_record_is_written_again_without_training(tmp_path: Path, monkeyp
     assert only_record(tmp_path)["history"] == before["history"]
 
 
+def test_what_killed_processes_left_behind_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a run that is preempted often fills the disk."""
+    with stopping_after(monkeypatch, 5), pytest.raises(Interrupted):
+        train_tiny()
+    (newest,) = checkpoints(tmp_path)
+    name = newest.parent.name
+    parts = [newest.with_name(f".{newest.name}.7.part"), tmp_path / "results" / "records" / f".{name}.json.7.part"]
+    other = parts[1].with_name(".0123456789ab.json.7.part")  # of a run that another process trains
+    for path in (*parts, other):
+        path.write_bytes(b"half")
+    train_tiny()
+    assert [path.exists() for path in (*parts, other)] == [False, False, True]
+
+
 def test_the_handlers_of_signals_are_put_back() -> None:
     before = [signal.getsignal(number) for number in StopRequest.SIGNALS]
     with StopRequest() as stop:
@@ -263,3 +280,54 @@ def test_a_stopped_command_says_how_to_continue(
     assert said.err == ""
     assert "after step 3" in said.out.splitlines()[-1]
     assert said.out.splitlines()[-1].endswith("Run the same command again to continue.")
+
+
+@pytest.mark.parametrize(
+    ("top1", "best", "every_step"), [([50.0, 60.0, 60.0, 10.0], 2, True), ([1.0, 2.0, 3.0, 4.0], 4, False)]
+)
+def test_the_best_checkpoint_is_that_of_an_undisturbed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, top1: list[float], best: int, every_step: bool
+) -> None:
+    """Besides the last two while it is trained, with the final one in the end; whenever the run was stopped."""
+    most = 0
+
+    def evaluate(self: Trainer) -> dict[str, float]:
+        nonlocal most
+        most = max(most, len(checkpoints(Path())))
+        return {"test_loss": 1.0, "test_top1": top1[self.position.epoch]}
+
+    monkeypatch.setattr(Trainer, "evaluate", evaluate)
+    options = ("recipe.epochs=4", f"checkpoint_seconds={1e-9 if every_step else 60}")
+    whole = enter(tmp_path / "whole", monkeypatch)
+    train_tiny(*options)
+    names = sorted({f"checkpoint-{8 * epoch:08d}.pt" for epoch in (best, 4)})
+    assert [path.name for path in checkpoints(whole)] == names
+    assert only_record(whole)["best"]["epoch"] == best
+    stopped = enter(tmp_path / "stopped", monkeypatch)
+    for point in (3, 8, 17, 24, 32):
+        with stopping_after(monkeypatch, point), pytest.raises(Interrupted):
+            train_tiny(*options)
+    train_tiny(*options)
+    assert [path.name for path in checkpoints(stopped)] == names
+    assert_same_result(whole, stopped)
+    for one, other in zip(checkpoints(whole), checkpoints(stopped)):
+        for part in ("model", "optimizer", "random", "sums"):
+            assert_same(checkpoint.load(one)[part], checkpoint.load(other)[part], part)
+    assert most <= 3
+
+
+def test_the_best_is_what_is_left_where_the_last_two_are_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "evaluate", lambda self: {"test_loss": 1.0, "test_top1": 50.0 - self.position.epoch})
+    whole = enter(tmp_path / "whole", monkeypatch)
+    train_tiny("recipe.epochs=3")
+    stopped = enter(tmp_path / "stopped", monkeypatch)
+    with stopping_after(monkeypatch, 20), pytest.raises(Interrupted):
+        train_tiny("recipe.epochs=3", "checkpoint_seconds=1e-9")
+    assert [path.stem[-2:] for path in checkpoints(stopped)] == ["08", "19", "20"]
+    for path in checkpoints(stopped)[1:]:
+        path.write_bytes(b"damaged")
+    train_tiny("recipe.epochs=3")
+    assert_same_result(whole, stopped)
+    assert [start["step"] for start in only_record(stopped)["starts"]] == [0, 8]

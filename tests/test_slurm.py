@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import contextlib
 import json
 import os
@@ -14,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runner import ROOT, TINY, assert_same, checkpoints, composed, only_record, untimed
+from runner import ROOT, TINY, assert_same, composed, only_record, untimed
 from slurm_host import CPUS, SlurmHost, missing
 
 from rpg_bench import checkpoint
+from rpg_bench.lease import holder_of
 from rpg_bench.train import train
 
 pytest.importorskip("submitit", reason="needs hydra-submitit-launcher")
@@ -46,7 +48,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmHost]:
 def empty(host: SlurmHost) -> Iterator[SlurmHost]:
     """The cluster, and nothing in its queue before and after."""
     yield host
-    host.run("scancel", "--user=root", check=False)
+    host.clear()
     host.wait(lambda: not host.jobs(), "empty queue")
 
 
@@ -60,7 +62,7 @@ def submit(host: SlurmHost, directory: Path, *overrides: str) -> subprocess.Pope
         "hydra.launcher.cpus_per_task=1",
     ]
     directory.mkdir(exist_ok=True)
-    return subprocess.Popen(
+    sweep = subprocess.Popen(
         [sys.executable, "-m", "rpg_bench.train", "--multirun", *preset, *overrides],
         cwd=directory,
         env={**host.environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
@@ -69,6 +71,8 @@ def submit(host: SlurmHost, directory: Path, *overrides: str) -> subprocess.Pope
         text=True,
         start_new_session=True,
     )
+    host.started.append(sweep)
+    return sweep
 
 
 def outcome(process: subprocess.Popen[str], seconds: float = 240) -> tuple[int, str]:
@@ -85,11 +89,16 @@ def logs(directory: Path) -> str:
     return "\n".join(path.read_text() for path in sorted((directory / "runs" / "slurm").glob("*/*log*")))
 
 
-def saved(directory: Path, runs: int = 1) -> bool:
-    """Whether so many runs have a checkpoint and are not finished."""
-    trained = {path.parent.name for path in checkpoints(directory)}
-    done = {path.stem for path in (directory / "results" / "records").glob("*.json")}
-    return len(trained - done) >= runs
+def under_way(directory: Path, runs: int = 1) -> bool:
+    """Whether so many runs are held by a living process that has saved since it began."""
+    count = 0
+    for run in (directory / "runs").glob("?" * 12):
+        with contextlib.suppress(OSError, ValueError):
+            said = json.loads((run / "progress.json").read_text())
+            begun = calendar.timegm(time.strptime(said["since"], "%Y-%m-%dT%H:%M:%SZ"))
+            newest = max(path.stat().st_mtime for path in run.glob("checkpoint-*.pt"))
+            count += holder_of(run) is not None and newest > begun + 1
+    return count >= runs
 
 
 def records(directory: Path) -> list[dict[str, Any]]:
@@ -135,7 +144,7 @@ def assert_equals(directory: Path, undisturbed: Path, seeds: int) -> None:
 
 def test_a_sweep_that_is_preempted_continues_by_itself(empty: SlurmHost, tmp_path: Path, undisturbed: Path) -> None:
     sweep = submit(empty, tmp_path, *LONG, "seed=0,1,2")
-    empty.wait(lambda: saved(tmp_path, 3), "three runs under way")
+    empty.wait(lambda: under_way(tmp_path, 3), "three runs under way")
     empty.run("sbatch", "--partition=high", f"--ntasks={CPUS}", "--output=/dev/null", "--wrap=sleep 2")
     code, out = outcome(sweep)
     assert code == 0, out + logs(tmp_path)
@@ -160,13 +169,24 @@ def test_a_run_whose_time_is_up_continues_by_itself(empty: SlurmHost, tmp_path: 
     assert sweep.poll() is None  # the launcher waits on
     stopped = [line for line in logs(tmp_path).splitlines() if "after step" in line]
     assert stopped[0].split("after step ")[1].split()[0].rstrip(";") == stopped[1].split("after step ")[1].split()[0]
-    sweep.kill()
-    sweep.communicate()
 
 
-def test_two_tasks_train_one_run(empty: SlurmHost, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "tasks",
+    [
+        ("hydra.launcher.tasks_per_node=2",),
+        # Two nodes that are one machine, whose names nobody knows but Slurm.
+        (
+            "hydra.launcher.nodes=2",
+            "hydra.launcher.partition=both",
+            "hydra.launcher.setup=[export MASTER_ADDR=127.0.0.1]",
+        ),
+    ],
+    ids=["on one node", "on two nodes"],
+)
+def test_two_tasks_train_one_run(empty: SlurmHost, tmp_path: Path, tasks: tuple[str, ...]) -> None:
     overrides = (*TINY, "recipe.augment.crop_padding=0")
-    code, out = outcome(submit(empty, tmp_path, *overrides, "hydra.launcher.tasks_per_node=2"))
+    code, out = outcome(submit(empty, tmp_path, *overrides, *tasks))
     assert code == 0, out + logs(tmp_path)
     record = only_record(tmp_path)
     assert (record["processes"], record["data"]["evaluated"]) == (2, 360)
@@ -176,7 +196,7 @@ def test_two_tasks_train_one_run(empty: SlurmHost, tmp_path: Path) -> None:
 
 def test_a_task_that_dies_ends_its_run(empty: SlurmHost, tmp_path: Path) -> None:
     sweep = submit(empty, tmp_path, *LONG, "recipe.epochs=1000", "hydra.launcher.tasks_per_node=2")
-    empty.wait(lambda: saved(tmp_path), "run under way")
+    empty.wait(lambda: under_way(tmp_path), "run under way")
     ranks = {
         (Path(f"/proc/{pid}/environ").read_bytes().split(b"SLURM_PROCID=")[1][:1]): pid
         for pid in empty.processes()
@@ -200,7 +220,7 @@ def test_a_job_that_is_killed_or_cancelled_is_reported_and_continued(
     overrides = (*LONG, "seed=0")
     for how in (["--signal=KILL"], []):  # as the kernel does when memory is short; as the user does
         sweep = submit(empty, tmp_path, *overrides)
-        empty.wait(lambda: saved(tmp_path), "run under way")
+        empty.wait(lambda: under_way(tmp_path), "run under way")
         (job,) = empty.jobs()
         empty.run("scancel", *how, job)
         code, out = outcome(sweep)
@@ -216,10 +236,18 @@ def test_a_job_that_is_killed_or_cancelled_is_reported_and_continued(
 def test_the_launcher_is_killed_and_started_again(empty: SlurmHost, tmp_path: Path, undisturbed: Path) -> None:
     arguments = (*LONG, "seed=0,1", "hydra.launcher.array_parallelism=1")
     first = submit(empty, tmp_path, *arguments)
-    empty.wait(lambda: saved(tmp_path), "run under way")
+    empty.wait(lambda: under_way(tmp_path), "run under way")
     first.kill()
-    first.communicate()
+    first.wait()
     assert len(empty.jobs()) == 2
+    states = subprocess.run(
+        [sys.executable, "-m", "rpg_bench.sweeps", "status"],
+        cwd=tmp_path,
+        env={**empty.environment, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert "1 running, 1 queued" in states
     code, out = outcome(submit(empty, tmp_path, *arguments))
     assert code == 0, out
     assert "2 runs are in Slurm's queue already" in out
@@ -232,10 +260,10 @@ def test_the_launcher_is_killed_and_started_again(empty: SlurmHost, tmp_path: Pa
 
 def test_a_node_that_fails(empty: SlurmHost, tmp_path: Path, undisturbed: Path) -> None:
     sweep = submit(empty, tmp_path, *LONG, "seed=0")
-    empty.wait(lambda: saved(tmp_path), "run under way")
-    empty.kill_node()
+    empty.wait(lambda: under_way(tmp_path), "run under way")
+    empty.kill_node("n1")
     empty.wait(lambda: "PENDING" in empty.jobs().values(), "job back in the queue", 90)
-    empty.start_node()
+    empty.start_node("n1")
     code, out = outcome(sweep)
     assert code == 0, out + logs(tmp_path)
     assert_equals(tmp_path, undisturbed, 1)
@@ -243,19 +271,22 @@ def test_a_node_that_fails(empty: SlurmHost, tmp_path: Path, undisturbed: Path) 
 
 
 def test_a_batch_script_of_the_users_own(empty: SlurmHost, tmp_path: Path, undisturbed: Path) -> None:
-    """Preempted without a signal ahead: SIGTERM says that the run must leave."""
+    """Preempted without a signal ahead: SIGTERM says that the run must leave. The W&B run goes on too."""
     script = tmp_path / "job.sh"
-    arguments = " ".join(f"'{argument}'" for argument in (*LONG, "seed=0"))
+    arguments = " ".join(f"'{argument}'" for argument in (*LONG, "seed=0", "tracking=offline"))
     script.write_text(
         f"#!/bin/bash\n#SBATCH --partition=low --requeue --output=log --open-mode=append\n"
         f"cd {tmp_path}\nPYTHONPATH={ROOT} OMP_NUM_THREADS=1 srun {sys.executable} -u -m rpg_bench.train {arguments}\n"
     )
     subprocess.run(["sbatch", str(script)], cwd=tmp_path, env=empty.environment, check=True, stdout=subprocess.DEVNULL)
-    empty.wait(lambda: saved(tmp_path), "run under way")
+    empty.wait(lambda: under_way(tmp_path), "run under way")
     empty.run("sbatch", "--partition=high", f"--ntasks={CPUS}", "--output=/dev/null", "--wrap=sleep 2")
     empty.wait(lambda: bool(records(tmp_path)), "record", 120)
     assert_equals(tmp_path, undisturbed, 1)
     assert len(only_record(tmp_path)["starts"]) == 2, (tmp_path / "log").read_text()
+    tracked = [path.name.rpartition("-")[2] for path in (tmp_path / "runs").glob("*/wandb/offline-run-*")]
+    assert len(tracked) == 2
+    assert len(set(tracked)) == 1
 
 
 def test_what_sbatch_refuses_is_one_line(empty: SlurmHost, tmp_path: Path) -> None:

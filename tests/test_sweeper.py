@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from runner import ROOT
+from runner import ROOT, TINY, finish, start
 
 from rpg_bench import InvalidInput
 from rpg_bench.command_line import run_command
@@ -159,16 +161,16 @@ def test_the_others_go_on_after_a_run_that_fails(sweep: Sweep) -> None:
 
 
 def test_a_defect_in_one_run_does_not_stop_the_others(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    import rpg_bench.runs
+    from rpg_bench import launch
 
-    taken = rpg_bench.runs.run_hash
+    load = launch.load
 
-    def broken(config: Any) -> str:
+    def broken(config: Any, accelerator: Any) -> Any:
         if config.sharing.name == "none":
             raise RuntimeError("a defect")
-        return taken(config)
+        return load(config, accelerator)
 
-    monkeypatch.setattr("rpg_bench.runs.run_hash", broken)
+    monkeypatch.setattr(launch, "load", broken)
     code, out, err = sweep("seed=0")
     assert code == 1
     assert "Traceback" in err
@@ -235,3 +237,34 @@ def test_an_experiment_names_itself_and_its_command(path: Path) -> None:
 def test_there_are_experiments() -> None:
     assert experiments()
     assert config_directory() == ROOT / "configs"
+
+
+def test_parallel_processes_divide_the_cores(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    joblib = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    process = start(("--multirun", *joblib, *TINY, "recipe.epochs=0,1", "seed=0,1"), tmp_path, OMP_NUM_THREADS=None)
+    code, out, err = finish(process)
+    assert code == 2, err
+    assert "2 of 4 runs are finished" in out
+    assert "Warning" not in out + err
+    records = [json.loads(path.read_text()) for path in (tmp_path / "results" / "records").glob("*.json")]
+    assert [record["status"] for record in records] == ["finished"] * 2
+    assert {record["hardware"]["threads"] for record in records} == {max(1, (os.cpu_count() or 1) // 2)}
+
+
+@pytest.mark.parametrize(("preset", "package"), [("slurm", "submitit"), ("joblib", "joblib")])
+def test_a_launcher_that_is_not_installed_is_named(tmp_path: Path, preset: str, package: str) -> None:
+    block = f"import runpy, sys; sys.modules['hydra_plugins.hydra_{package}_launcher'] = None; "
+    run = f"sys.argv[1:] = {['--multirun', f'hydra/launcher={preset}', *TINY]!r}; "
+    module = "runpy.run_module('rpg_bench.train', run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", block + run + module],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"error: hydra/launcher: '{preset}' needs hydra-{package}-launcher; pip install")

@@ -16,6 +16,7 @@ import pytest
 import wandb
 from runner import only_record, train_tiny, untimed
 from test_resume import stopping_after
+from torture.server import Server
 
 from rpg_bench.config import TrackingConfig
 from rpg_bench.signals import Interrupted
@@ -167,6 +168,28 @@ class Broken:
 
     def finish(self, **_: Any) -> None:
         self._call("finish")
+
+
+@pytest.mark.parametrize(("way", "verb"), [("closed", "start"), ("dies", "finish"), ("silent", "finish")])
+def test_a_server_that_is_away_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], way: str, verb: str
+) -> None:
+    """W&B's own client would wait for it for ever."""
+    train_tiny("runs_dir=other/runs", "results_dir=other/results", "recipe.epochs=1")
+    monkeypatch.setattr("rpg_bench.tracking.BEGINNING", 3.0 if verb == "start" else 60.0)
+    monkeypatch.setattr("rpg_bench.tracking.FINISHING", 3.0)
+    capsys.readouterr()
+    with Server(way) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        wandb.teardown()  # it remembers the address
+        train_tiny("tracking=online", "recipe.epochs=1")
+    monkeypatch.undo()
+    wandb.teardown()
+    assert untimed(only_record(tmp_path)) == untimed(only_record(tmp_path / "other"))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("tracking: ")]
+    assert line.startswith(f"tracking: W&B could not {verb} (")
+    assert list(tmp_path.glob("runs/*/wandb/run-*/*.wandb"))  # can be sent later
 
 
 @pytest.mark.parametrize("method", ["init", "log", "update", "finish"])

@@ -128,7 +128,7 @@ def _kept(checkpoints: list[Path], record: dict[str, object], keep: str) -> set[
     best, steps, history = record.get("best"), record.get("steps"), record.get("history")
     if keep == "best" and isinstance(best, dict) and isinstance(steps, int) and isinstance(history, list):
         step = steps * int(best["epoch"]) // max(1, len(history))
-        kept |= {path for path in checkpoints if path.name == f"checkpoint-{step:08d}.pt"}
+        kept.add(checkpoints[-1].with_name(f"checkpoint-{step:08d}.pt"))
     return kept
 
 

@@ -6,9 +6,9 @@ python -m rpg_bench.sweeps list                      # the sweeps that were star
 python -m rpg_bench.sweeps retry accuracy_vs_dof     # run again what failed, and only that; key=value is passed on
 python -m rpg_bench.sweeps clean                     # remove what no finished record needs; asks first
 
-States: done (its record is finished), running (a living process holds it), failed (it ended by an error, which is
-shown), stopped (left in good order; the sweep's command continues it), lost (its process ended without a word, as by
-kill -9; the sweep's command continues it), missing (not begun).
+States: done (its record is finished), running (a living process holds it), queued (a job of Slurm's is to train it),
+failed (it ended by an error, which is shown), stopped (left in good order; the sweep's command continues it), lost (its
+process ended without a word, as by kill -9; the sweep's command continues it), missing (not begun).
 
 Exit codes. All: 0 in order, 2 bad input, 130 stopped by Ctrl-C. status --exit-code: 0 if every run is done, 1 if one
 has failed, 3 if none has and some are not done. retry: that of the first sweep that fails again. clean: 1 if a run was
@@ -17,9 +17,9 @@ left alone as it is being trained, or something could not be removed.
 JSON, format 1 (keys may be added, none will change): {"format", "at" (UTC), "sweeps": [{"title", "counts": {state:
 runs}, "seconds_left" (of training, one run after another), "runs_without_estimate", "disk_bytes" (of the whole folder
 of runs), "free_bytes", "runs": [{"run" (hash), "state", "overrides", "seed", "top1" (final, percent, of a run that is
-done), "owner": {"host", "pid", "since"}, "progress": {"epoch", "epochs", "step", "steps", "train_seconds", "updated",
-"metrics"}, "seconds_left", "failure": {"kind", "message", "at", "host", "last_lines"}, "resumable", "directory",
-"record", "bytes"}]}]}; null where there is nothing to say. `list --json` has no "runs".
+done), "owner": {"host", "pid", "since"}, "job" (Slurm's), "progress": {"epoch", "epochs", "step", "steps",
+"train_seconds", "updated", "metrics"}, "seconds_left", "failure": {"kind", "message", "at", "host", "last_lines"},
+"resumable", "directory", "record", "bytes"}]}]}; null where there is nothing to say. `list --json` has no "runs".
 """
 
 from __future__ import annotations

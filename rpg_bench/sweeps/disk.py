@@ -7,8 +7,8 @@ from typing import Any
 
 from rpg_bench.report.records import Record
 
-# A run has at most so many checkpoints: the last two, the best, and the one that is being written. In the end two.
-WHILE_TRAINED, IN_THE_END = 4, 2
+IN_THE_END = 2  # checkpoints of a run: the final and the best
+WHILE_TRAINED = 4  # the last two, the best, and the one that is being written
 _SCALAR = 4  # bytes: parameters, moments and averages are float32
 _MOMENTS = {"sgd": 1, "momentum": 1, "nesterov": 1}  # of an optimizer; of all others two at most
 
@@ -43,7 +43,10 @@ def forecast(configs: Iterable[Mapping[str, Any]], records: Iterable[Record], fr
     sizes = [checkpoint_bytes(config, known) for config in configs if config]
     total = IN_THE_END * sum(size or 0 for size in sizes)
     unknown = sum(size is None for size in sizes)
-    line = f"disk: at most {readable(total)} of checkpoints when all are done, {readable(free)} free"
+    line = (
+        f"disk: at most {readable(total)} of checkpoints when all are done ({IN_THE_END} a run, {WHILE_TRAINED} of one "
+        f"that is trained), {readable(free)} free"
+    )
     if unknown:
         line += f"; {unknown} runs of a size that never ran here are not counted"
     return line if total < free else f"warning: {line}"

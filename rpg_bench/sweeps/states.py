@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rpg_bench import slurm
 from rpg_bench.config import EvaluationConfig
 from rpg_bench.errors import InvalidInput
 from rpg_bench.finished import lacks_evaluation, read_record
@@ -26,8 +27,9 @@ RUNNING = "running"  # a living process holds its lease
 FAILED = "failed"  # it ended by an error, or its loss was not finite, or its configuration is refused
 STOPPED = "stopped"  # it was left in good order with a checkpoint; the same command continues it
 LOST = "lost"  # its process ended without a word (kill -9, a machine that stopped); the same command continues it
+QUEUED = "queued"  # a job that is to train it is in Slurm's queue
 MISSING = "missing"  # it has not begun, or nothing is left of it
-STATES = (DONE, RUNNING, FAILED, STOPPED, LOST, MISSING)
+STATES = (DONE, RUNNING, QUEUED, FAILED, STOPPED, LOST, MISSING)
 
 RUN_NAME = re.compile(r"[0-9a-f]{12}")
 
@@ -43,6 +45,7 @@ class State:
     failure: Mapping[str, Any] | None = None
     top1: float | None = None  # final, percent; of a run that is not done, none: the best epoch is no result
     seconds_left: float | None = None  # of training; None where no run of its kind is known, and of done and failed
+    job: str | None = None  # of Slurm, that is queued for it
     bytes: int = 0  # on the disk, of its directory
 
     @property
@@ -74,6 +77,7 @@ class State:
             "owner": {"host": self.owner.host, "pid": self.owner.pid, "since": progress.get("since")}
             if self.owner
             else None,
+            "job": self.job,
             "progress": {key: progress.get(key) for key in _SHOWN} if progress else None,
             "seconds_left": None if self.seconds_left is None else round(self.seconds_left),
             "failure": {key: failure.get(key) for key in ("kind", "message", "at", "host", "last_lines")}
@@ -123,6 +127,21 @@ def state_of(asked: Asked, past: Past, found: Mapping[str, Record]) -> State:
     if (directory / LEASE).exists():
         return replace(known, state=LOST, owner=_former(directory), seconds_left=left)
     return replace(known, state=STOPPED if _checkpoints(directory) else MISSING, seconds_left=left)
+
+
+def with_queued(states: Sequence[State]) -> tuple[State, ...]:
+    """Those that nobody trains now, and that a Slurm job is to, are queued. Asks Slurm once, where there is one."""
+    waiting = {
+        number: note["job"]
+        for number, one in enumerate(states)
+        if one.state in (STOPPED, LOST, MISSING) and (note := slurm.job_of(one.asked.directory))
+    }
+    queue = slurm.queued(waiting.values()) if waiting else None
+    found = list(states)
+    for number, job in waiting.items():
+        if queue and job in queue:
+            found[number] = replace(found[number], state=QUEUED, job=job)
+    return tuple(found)
 
 
 def runs_below(runs_dir: Path, results: Path, asked: Mapping[str, Asked]) -> list[Asked]:

@@ -15,7 +15,7 @@ from rpg_bench.report.records import Record, read_records
 from rpg_bench.sweeps.disk import readable
 from rpg_bench.sweeps.past import Past
 from rpg_bench.sweeps.plan import Asked, Plan, experiment_digest, read_plans
-from rpg_bench.sweeps.states import DONE, FAILED, RUNNING, STATES, State, bytes_below, runs_below, state_of
+from rpg_bench.sweeps.states import DONE, FAILED, RUNNING, STATES, State, bytes_below, runs_below, state_of, with_queued
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def survey(experiment: str | None, recipe: str, places: Places) -> Survey:
         asked: Sequence[Asked] = runs_below(places.runs, places.results, planned(read_plans(places.runs)))
     else:
         asked = asked_for(experiment, recipe, places)
-    states = tuple(state_of(one, past, found) for one in asked)
+    states = with_queued([state_of(one, past, found) for one in asked])
     return Survey(experiment or str(places.runs), states, bytes_below(places.runs), free_bytes(places.runs))
 
 

@@ -12,10 +12,18 @@ from rich.table import Table
 from rich.text import Text
 
 from rpg_bench.display import duration
-from rpg_bench.sweeps.states import DONE, FAILED, LOST, MISSING, RUNNING, STOPPED, State, label
+from rpg_bench.sweeps.states import DONE, FAILED, LOST, MISSING, QUEUED, RUNNING, STOPPED, State, label
 from rpg_bench.sweeps.survey import Survey
 
-_STYLES = {DONE: "green", RUNNING: "bold cyan", FAILED: "bold red", STOPPED: "yellow", LOST: "red", MISSING: "dim"}
+_STYLES = {
+    DONE: "green",
+    RUNNING: "bold cyan",
+    QUEUED: "cyan",
+    FAILED: "bold red",
+    STOPPED: "yellow",
+    LOST: "red",
+    MISSING: "dim",
+}
 
 
 def show(found: Survey, console: Console) -> None:
@@ -38,13 +46,13 @@ def watch(look: Callable[[], Survey], seconds: float, console: Console) -> Surve
     try:
         if console.is_terminal:
             with Live(_table(found), console=console, auto_refresh=False, screen=False) as live:
-                while found.counts[RUNNING]:
+                while found.counts[RUNNING] or found.counts[QUEUED]:
                     time.sleep(seconds)
                     found = look()
                     live.update(_table(found), refresh=True)
             return found
         show(found, console)
-        while found.counts[RUNNING]:
+        while found.counts[RUNNING] or found.counts[QUEUED]:
             time.sleep(seconds)
             before, found = {one.name: _changing(one) for one in found.states}, look()
             for one in found.states:
@@ -86,6 +94,8 @@ def _table(found: Survey) -> Any:
 
 
 def _where(one: State) -> str:
+    if one.job is not None:
+        return f"Slurm job {one.job}"
     if one.owner is None:
         return ""
     since = f" since {one.progress['since'][11:16]} UTC" if one.progress and one.state == RUNNING else ""
