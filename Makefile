@@ -7,9 +7,10 @@ BIN    := $(VENV)/bin
 EXPERIMENT ?= schemes_digits
 SEEDS ?= 1
 RECIPE ?= cpu
+RUNS ?= runs
 KILLS ?= 200
 SEED ?= 0
-.PHONY: help demo sweep-demo test torture check tables list reproduce bench bench-check install clean
+.PHONY: help demo sweep-demo test torture check tables list reproduce zoo bench bench-check install clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -48,6 +49,9 @@ list: install  ## the runs of EXPERIMENT=... [RECIPE=cpu|paper]: done, running, 
 reproduce: install  ## run what is missing of EXPERIMENT=... [RECIPE=cpu|paper] [SEEDS=3], then make the tables
 	$(BIN)/python -m rpg_bench.train --multirun +experiment=$(EXPERIMENT) hydra.sweeper.recipe=$(RECIPE) 'seed=range($(SEEDS))'
 	$(BIN)/python -m rpg_bench.report
+
+zoo: install  ## make results/models from recorded runs whose checkpoints are in RUNS=runs (minutes each)
+	$(BIN)/python -m rpg_bench.zoo runs_dir=$(RUNS)
 
 bench: install  ## measure what sharing costs, into results/benchmarks (minutes; leave the machine alone)
 	$(BIN)/python -m rpg_bench.benchmarks

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from rpg_bench.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from rpg_bench.compact.load import load
     from rpg_bench.sharing import DofReport, dof_report, materialize, narrow, share
 
 __version__ = "0.1.0"
-__all__ = ["DofReport", "InvalidInput", "dof_report", "materialize", "narrow", "share"]
+__all__ = ["DofReport", "InvalidInput", "dof_report", "load", "materialize", "narrow", "share"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,7 +22,9 @@ def __getattr__(name: str) -> Any:
     from rpg_bench.lazy import without_collection
 
     with without_collection():
-        value = getattr(importlib.import_module("rpg_bench.sharing"), name)
+        value = getattr(
+            importlib.import_module("rpg_bench.compact.load" if name == "load" else "rpg_bench.sharing"), name
+        )
     globals()[name] = value
     return value
 

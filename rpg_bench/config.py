@@ -9,6 +9,7 @@ old behaviour, does not rename runs that exist.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Optional
@@ -239,6 +240,21 @@ def _scaled(config: TrainConfig) -> TrainConfig:
             config.optimizer.lr_reference_batch = config.recipe.batch_size
         config.recipe.batch_size *= config.batch_scale
         config.batch_scale = 1  # the same run, and the same hash, as with the larger batch written out
+    return config
+
+
+def from_settings(settings: Mapping[str, Any]) -> TrainConfig:
+    """The configuration that a record, or what a run leaves beside its checkpoints, holds.
+
+    Raises:
+        InvalidInput: it is not one of this version.
+    """
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), dict(settings)))
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
+        raise InvalidInput(f"configuration: it is not one of this version ({_first_line(error)})") from None
+    assert isinstance(config, TrainConfig)
+    validate(config)
     return config
 
 

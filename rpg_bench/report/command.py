@@ -31,6 +31,7 @@ from rpg_bench.report import (
     lors_deit,
     rpg_lors,
     schemes_digits,
+    small_files,
     sweep_demo,
 )
 from rpg_bench.report.csv_table import csv_table
@@ -56,6 +57,7 @@ PAGES: Mapping[str, Callable[[Records], Page]] = {
     generalisation.EXPERIMENT: generalisation.make,
     lors_deit.EXPERIMENT: lors_deit.make,
     imagenet.EXPERIMENT: imagenet.make,
+    small_files.EXPERIMENT: small_files.make,
     rpg_lors.EXPERIMENT: rpg_lors.make,
     schemes_digits.EXPERIMENT: schemes_digits.make,
     block_digits.EXPERIMENT: block_digits.make,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rpg_bench.errors import InvalidInput
 from rpg_bench.finished import FORMAT
+from rpg_bench.report.compressions import Compression, read_compressions, read_deployed
 from rpg_bench.runs import hash_of
 
 
@@ -70,6 +72,8 @@ class Records:
     found: dict[str, Record]
     left_out: tuple[str, ...]  # one line for each file that is not evidence
     damaged: tuple[str, ...]  # one line for each file that is no record
+    compressions: tuple[Compression, ...] = ()  # files made of these runs
+    deployed: Mapping[str, float] = field(default_factory=dict)  # what `benchmarks deployed` found: figures by name
 
     @property
     def seeds(self) -> list[int]:
@@ -104,7 +108,9 @@ def read_records(results: Path) -> Records:
             found[values["hash"]] = pair[1]
             if pair[0][0] != pair[1][0]:
                 left_out.append(f"{pair[0][0].name}: {pair[1][0].name} is of the same run and finished later")
-    return Records({name: record for name, (_, record) in found.items()}, tuple(left_out), tuple(damaged))
+    runs = {name: record for name, (_, record) in found.items()}
+    compressions, not_used = read_compressions(results, runs)
+    return Records(runs, (*left_out, *not_used), tuple(damaged), compressions, read_deployed(results))
 
 
 def _read(path: Path) -> tuple[dict[str, Any], str]:

@@ -28,6 +28,7 @@ def share(
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
     batches: Batches | None = None,
+    empty: bool = False,
     **options: Any,
 ) -> Model:
     """Replace the slots of `model` by what `scheme` generates from `dof` free scalars. In place.
@@ -52,6 +53,7 @@ def share(
         include: globs over parameter names to add to the slots (stem, head, embeddings).
         exclude: globs over parameter names to take out of the slots.
         batches: called for training batches by schemes that look at data (snip, synflow).
+        empty: everything is loaded next, so that such schemes need no data.
         options: the scheme's own.
 
     Returns:
@@ -66,7 +68,8 @@ def share(
     if hasattr(model, ATTRIBUTE):
         raise InvalidInput(f"model: it has an attribute {ATTRIBUTE!r} of its own; share a module around it")
     plan = plan_for(model, scheme, dof, seed=seed, include=include, exclude=exclude, **options)
-    sharing = get_scheme(scheme, **options).build(plan, model, batches)
+    chosen = get_scheme(scheme, **options)
+    sharing = chosen.build_empty(plan, model) if empty else chosen.build(plan, model, batches)
     first = model.get_parameter(plan.slots[0].name)
     sharing.to(device=first.device, dtype=first.dtype)
     if any(_is_channels_last(model.get_parameter(slot.name)) for slot in plan.slots):

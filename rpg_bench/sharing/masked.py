@@ -53,6 +53,11 @@ class MaskedSharing(Sharing):
         bounds = torch.tensor(self._bounds, dtype=positions.dtype, device=positions.device)
         self._firsts: list[int] = torch.searchsorted(positions, bounds).tolist()
 
+    def move_to(self, positions: Tensor) -> None:
+        """Let the survivors be at other positions, ascending, shape (N,)."""
+        self._place(positions.to(self.positions))
+        self.mask.copy_(self._packed())
+
     def _packed(self) -> Tensor:
         bits = np.zeros(self.plan.total, np.bool_)
         bits[self.positions.cpu().numpy()] = True

@@ -31,6 +31,7 @@ class Narrowed:
     slot_scalars: int  # D of the full network
     private: int  # trained outside the slots there
     widths: dict[str, Any]  # of the narrower network, as timm's arguments
+    step: int  # k of the factor k / K that they are scaled by
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in self.widths.items())
@@ -91,10 +92,22 @@ def narrow_to(blueprint: Blueprint, budget: int) -> nn.Module:
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if _slot_scalars(blueprint, family, middle) <= budget else (low, middle - 1)
-    network = _build(blueprint, family, low)
+    return narrow_at(blueprint, low)
+
+
+def narrow_at(blueprint: Blueprint, step: int) -> nn.Module:
+    """The network of the blueprint with all widths scaled by `step` / K.
+
+    Raises:
+        InvalidInput: the family cannot be narrowed, or has no such step.
+    """
+    full, family = blueprint.full, family_of(blueprint.full)
+    if not 1 <= step < family.steps:
+        raise InvalidInput(f"dof: narrowing step {step} is outside 1..{family.steps - 1}")
+    network = _build(blueprint, family, step)
     slots = {slot.name for slot in blueprint.slots}
     private = sum(p.numel() for name, p in full.named_parameters() if p.requires_grad and name not in slots)
-    setattr(network, ATTRIBUTE, Narrowed(total, private, family.widths(low)))
+    setattr(network, ATTRIBUTE, Narrowed(total_size(blueprint.slots), private, family.widths(step), step))
     return network
 
 

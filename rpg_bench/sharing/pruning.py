@@ -43,6 +43,9 @@ class Pruning(Scheme):
         scores = self.scores(plan, model, batches)
         return MaskedSharing(plan, flat_slots(plan, model), highest(scores, plan.dof))
 
+    def build_empty(self, plan: Plan, model: nn.Module) -> Sharing:
+        return MaskedSharing(plan, flat_slots(plan, model), torch.arange(plan.dof))
+
     @abstractmethod
     def scores(self, plan: Plan, model: nn.Module, batches: Batches | None) -> Tensor:
         """Return the score of every slot scalar, shape (D,). Must leave `model` as it is."""

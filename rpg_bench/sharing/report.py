@@ -99,18 +99,32 @@ def dof_report(model: nn.Module) -> DofReport:
     Raises:
         InvalidInput: the model is not shared.
     """
-    sharing = sharing_of(model)
-    plan = sharing.plan
-    trained = {id(p): p for p in model.parameters() if p.requires_grad}
-    free = {id(p) for p in sharing.parameters() if p.requires_grad}
-    free |= {id(model.get_parameter(plan.slots[number].name)) for number in plan.kept}
+    plan = sharing_of(model).plan
+    free, private = trained_parameters(model)
     narrowed = None if plan.generated else getattr(model, ATTRIBUTE, None)
     return DofReport(
         scheme=plan.scheme,
         slots=len(plan.slots),
         slot_scalars=plan.total if narrowed is None else narrowed.slot_scalars,
-        dof=sum(p.numel() for key, p in trained.items() if key in free),
-        private=sum(p.numel() for key, p in trained.items() if key not in free),
+        dof=sum(parameter.numel() for parameter in free.values()),
+        private=sum(parameter.numel() for parameter in private.values()),
         per_slot=tuple(SlotReport(slot.name, slot.shape, slot.size, slot.std) for slot in plan.slots),
         narrowed=narrowed,
     )
+
+
+def trained_parameters(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+    """The free and the private parameters of a model that `share` was applied to, by name, in the model's order.
+
+    Raises:
+        InvalidInput: the model is not shared.
+    """
+    sharing = sharing_of(model)
+    owned = {id(parameter) for parameter in sharing.parameters()}
+    owned |= {id(model.get_parameter(sharing.plan.slots[number].name)) for number in sharing.plan.kept}
+    free: dict[str, nn.Parameter] = {}
+    private: dict[str, nn.Parameter] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (free if id(parameter) in owned else private)[name] = parameter
+    return free, private

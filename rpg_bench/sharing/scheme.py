@@ -240,6 +240,10 @@ class Scheme(ABC):
             batches: gives training batches to schemes that look at data.
         """
 
+    def build_empty(self, plan: Plan, model: nn.Module) -> Sharing:
+        """As `build`, where everything free is loaded next: no weight is scored, so that no data is needed."""
+        return self.build(plan, model)
+
     def options(self) -> dict[str, Any]:
         return dataclasses.asdict(self)  # type: ignore[call-overload,no-any-return]
 
