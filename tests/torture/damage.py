@@ -88,7 +88,7 @@ def _lease(content: Callable[[random.Random], bytes], age: float) -> Callable[[P
 def _other_files(directory: Path, dice: random.Random) -> None:
     """What says how far the run is, and the like."""
     for path in directory.iterdir():
-        if path.is_file() and path.name != LEASE and path not in newest_first(directory):
+        if path.is_file() and path.name != LEASE and path not in newest_first(directory) and path.name[0] != ".":
             path.write_bytes(dice.choice([b"", b"{", dice.randbytes(100)]))
 
 
