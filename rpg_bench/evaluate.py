@@ -9,6 +9,7 @@ data=             digits, cifar10, cifar100, imagenet or imagefolder; by default
 root=             folder of the data sets; RPG_BENCH_DATA or ./data by default
 split=test        or train: the training images, without augmentation
 images=           so many, evenly taken; all by default
+int8=false        the materialised network with 8-bit weights and activations instead, ranges from training images
 classes=true      a line for each class
 json=             a file to write it to as well
 runs_dir=runs  results_dir=results
@@ -17,7 +18,7 @@ runs_dir=runs  results_dir=results
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ from rpg_bench.config import DatasetConfig
 from rpg_bench.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from rpg_bench.compact.recipe import Recipe
     from rpg_bench.metrics import Metrics
@@ -40,12 +41,14 @@ OPTIONS = {
     "root": "",
     "split": "test",
     "images": "",
+    "int8": "false",
     "classes": "true",
     "json": "",
     "runs_dir": "runs",
     "results_dir": "results",
 }
 LONGEST_NAME = 40
+CALIBRATION_IMAGES = 512
 
 
 def evaluate(given: Sequence[str]) -> None:
@@ -54,13 +57,15 @@ def evaluate(given: Sequence[str]) -> None:
     images = arguments.whole("images", asked["images"], 1) if asked["images"] else None
     train = arguments.one_of("split", asked["split"], ("test", "train")) == "train"
     by_class = arguments.boolean("classes", asked["classes"])
+    int8 = arguments.boolean("int8", asked["int8"])
     if asked["model"] and (asked["run"] or asked["checkpoint"]):
         raise InvalidInput("command line: give one of model=, run= and checkpoint=")
     model, recipe = _network(asked)
     dataset = DatasetConfig(asked["data"] or recipe.data, data_root(asked["root"]), image_size=recipe.image_size)
     from rpg_bench import metrics
 
-    found = metrics.evaluate(model, batches_of(recipe, dataset, train, images, 250), len(recipe.classes))
+    network: Callable[[Tensor], Tensor] = _in_8_bits(model, recipe, asked["root"]) if int8 else model
+    found = metrics.evaluate(network, batches_of(recipe, dataset, train, images, 250), len(recipe.classes))
     print(_summary(found, f"{dataset.name}, {asked['split']} images"))
     if by_class:
         width = min(LONGEST_NAME, max(map(len, recipe.classes)))
@@ -96,6 +101,15 @@ def _network(asked: dict[str, str]) -> tuple[nn.Module, Recipe]:
     )
     recipe = recipe_of(run)
     return trained_network(run, recipe), recipe
+
+
+def _in_8_bits(model: nn.Module, recipe: Recipe, root: str) -> Callable[[Tensor], Tensor]:
+    from rpg_bench.compact.int8 import quantised_network
+    from rpg_bench.compact.source import evaluation_batches
+    from rpg_bench.sharing import materialize
+
+    calibration = evaluation_batches(recipe, root, train=True, images=CALIBRATION_IMAGES, batch_size=64)
+    return quantised_network(materialize(model), [images for images, _ in calibration])
 
 
 def _summary(found: Metrics, what: str) -> str:

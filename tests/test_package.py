@@ -26,6 +26,14 @@ def test_the_wheel_holds_every_configuration_file(wheel: Path) -> None:
     assert len(expected) > 20
 
 
+def test_the_wheel_holds_the_zoo(wheel: Path) -> None:
+    models = sorted(path.name for path in (ROOT / "results" / "models").glob("*.safetensors"))
+    found = sorted(
+        Path(name).name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("rpg_bench/models/")
+    )
+    assert [name for name in found if name.endswith(".safetensors")] == models
+
+
 def test_the_unpacked_wheel_trains_in_an_empty_directory(wheel: Path, tmp_path: Path) -> None:
     site, empty = tmp_path / "site", tmp_path / "empty"
     zipfile.ZipFile(wheel).extractall(site)
