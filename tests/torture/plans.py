@@ -202,9 +202,9 @@ SHORT = (
         "average",
         "disk",
         [
-            _killed("write checkpoint", 2, "within", "fill"),
+            _killed("open checkpoint", 2, "before", "fill"),
             Round(freed=False),
-            _killed("open checkpoint", 2, "before", "read-only"),
+            _killed("replace checkpoint", 2, "before", "read-only"),
             Round(freed=False),
             _killed("write record", 1, "within", "fill"),
         ],
