@@ -166,7 +166,7 @@ def read_owner(path: Path) -> Owner | None:
         OSError: it cannot be read.
     """
     try:
-        content = path.read_text()
+        content = path.read_bytes()
     except FileNotFoundError:
         return None
     try:

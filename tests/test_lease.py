@@ -151,7 +151,7 @@ def test_what_processes_left_that_were_killed_while_they_took_it_is_removed(tmp_
     left_by(tmp_path).rename(tmp_path / f".{NAME}.living")  # that another process is about to link
     left_by(tmp_path, started="1").rename(tmp_path / f".{NAME}.dead")
     for name in (f".{NAME}.half", ".clock-old", ".clock-new"):
-        (tmp_path / name).write_text("{")
+        (tmp_path / name).write_bytes(b"\x83{")
     for name in (f".{NAME}.half", ".clock-old"):
         age(tmp_path / name, 3600)
     with Lease(tmp_path):
@@ -180,9 +180,10 @@ def test_a_clock_that_jumps_takes_no_lease_from_the_living(tmp_path: Path, hasty
     touching.join()
 
 
-def test_a_damaged_lease_is_nobodys_in_the_end(tmp_path: Path, hasty: None) -> None:
+@pytest.mark.parametrize("content", [b"", b'{"host": "no', b"\x83no text"])
+def test_a_damaged_lease_is_nobodys_in_the_end(tmp_path: Path, hasty: None, content: bytes) -> None:
     path = tmp_path / NAME
-    path.write_text('{"host": "no')
+    path.write_bytes(content)
     with pytest.raises(Held, match="an unknown machine"), Lease(tmp_path):
         pass
     age(path, 3600)

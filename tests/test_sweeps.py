@@ -279,7 +279,7 @@ def test_a_running_and_a_killed_run(sweeps: Sweeps, tmp_path: Path) -> None:
     assert "is gone" in sweeps("status")[1]
 
 
-def test_watching_ends_when_nothing_runs(sweeps: Sweeps, tmp_path: Path) -> None:
+def test_watching_shows_what_changes(sweeps: Sweeps, tmp_path: Path) -> None:
     directory = tmp_path / "runs" / ("0" * 12)
     directory.mkdir(parents=True)
     lease = Lease(directory)
@@ -290,13 +290,15 @@ def test_watching_ends_when_nothing_runs(sweeps: Sweeps, tmp_path: Path) -> None
         looks += 1
         if looks == 2:
             lease.__exit__(None, None, None)
+        if looks == 4:
+            raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("rpg_bench.sweeps.table.time.sleep", lease_ends)
         lease.__enter__()
         code, out, _ = sweeps("status", "--watch", "0.01")
     assert code == 0
-    assert looks >= 2
+    assert looks == 4
     assert [line.split()[1] for line in out.splitlines() if line.startswith("0" * 12)] == ["running", "missing"]
 
 
@@ -327,6 +329,14 @@ def test_the_disk_that_a_sweep_takes_is_estimated_from_records(tmp_path: Path) -
     assert "1 runs of a size that never ran here" in line
     assert not line.startswith("warning")
     assert forecast([config], [record], 10).startswith("warning: disk: ")
+    assert "not known" in forecast([{**config, "dof": 6000}], [record], 10**9)
+
+
+def test_watching_ends_when_all_is_done(sweeps: Sweeps) -> None:
+    train_tiny("recipe.epochs=1")
+    code, out, _ = sweeps("status", "--watch", "100")
+    assert code == 0
+    assert out.splitlines()[-1].startswith("runs: 1 runs, 1 done, 0 running")
 
 
 def finished(tmp_path: Path, *overrides: str) -> Path:

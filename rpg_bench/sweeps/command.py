@@ -180,7 +180,9 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("experiment", nargs="?", metavar="EXPERIMENT", help="all runs below --runs by default")
     status.add_argument("--recipe", choices=RECIPES, default="cpu", help="the experiment's own, or its paper's")
     status.add_argument("--json", action="store_true", help="for programs")
-    status.add_argument("--watch", nargs="?", type=float, const=5.0, metavar="SECONDS", help="while something runs")
+    status.add_argument(
+        "--watch", nargs="?", type=float, const=5.0, metavar="SECONDS", help="until all is done or failed"
+    )
     status.add_argument("--exit-code", action="store_true", help="0 all done, 1 some failed, 3 some not done")
     add("list", "the sweeps that were started here").add_argument("--json", action="store_true", help="for programs")
     again = add("retry", "run again what failed, and only that")

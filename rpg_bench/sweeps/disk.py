@@ -43,6 +43,8 @@ def forecast(configs: Iterable[Mapping[str, Any]], records: Iterable[Record], fr
     sizes = [checkpoint_bytes(config, known) for config in configs if config]
     total = IN_THE_END * sum(size or 0 for size in sizes)
     unknown = sum(size is None for size in sizes)
+    if unknown == len(sizes):
+        return f"disk: {readable(free)} free; no run of this size is recorded here, so what it takes is not known"
     line = (
         f"disk: at most {readable(total)} of checkpoints when all are done ({IN_THE_END} a run, {WHILE_TRAINED} of one "
         f"that is trained), {readable(free)} free"

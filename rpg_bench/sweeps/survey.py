@@ -51,6 +51,11 @@ class Survey:
         return sum(one.seconds_left is None for one in self._open)
 
     @property
+    def settled(self) -> bool:
+        """Whether no run is left to wait for; before the first has begun, there is."""
+        return bool(self.states) and not self._open
+
+    @property
     def _open(self) -> list[State]:
         return [one for one in self.states if one.state not in (DONE, FAILED)]
 

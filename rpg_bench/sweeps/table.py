@@ -38,7 +38,7 @@ def show(found: Survey, console: Console) -> None:
 
 
 def watch(look: Callable[[], Survey], seconds: float, console: Console) -> Survey:
-    """Show what is found again and again, until nothing runs any more or Ctrl-C; returns what was found last.
+    """Show what is found again and again, until all is done or failed, or Ctrl-C; returns what was found last.
 
     Where the output is no terminal, a line is printed whenever something has changed.
     """
@@ -46,13 +46,13 @@ def watch(look: Callable[[], Survey], seconds: float, console: Console) -> Surve
     try:
         if console.is_terminal:
             with Live(_table(found), console=console, auto_refresh=False, screen=False) as live:
-                while found.counts[RUNNING] or found.counts[QUEUED]:
+                while not found.settled:
                     time.sleep(seconds)
                     found = look()
                     live.update(_table(found), refresh=True)
             return found
         show(found, console)
-        while found.counts[RUNNING] or found.counts[QUEUED]:
+        while not found.settled:
             time.sleep(seconds)
             before, found = {one.name: _changing(one) for one in found.states}, look()
             for one in found.states:

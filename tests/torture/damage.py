@@ -73,13 +73,13 @@ def _part_left(directory: Path, dice: random.Random) -> None:
         (directory / f".checkpoint-{step:08d}.pt.{pid}.part").write_bytes(dice.randbytes(1000))
 
 
-def _lease(content: Callable[[random.Random], str], age: float) -> Callable[[Path, random.Random], None]:
+def _lease(content: Callable[[random.Random], bytes], age: float) -> Callable[[Path, random.Random], None]:
     """A lease that nobody alive holds, touched `age` seconds ago."""
 
     def leave(directory: Path, dice: random.Random) -> None:
         if directory.is_dir():
             path = directory / LEASE
-            path.write_text(content(dice))
+            path.write_bytes(content(dice))
             os.utime(path, (time.time() - age,) * 2)
 
     return leave
@@ -88,12 +88,13 @@ def _lease(content: Callable[[random.Random], str], age: float) -> Callable[[Pat
 def _other_files(directory: Path, dice: random.Random) -> None:
     """What says how far the run is, and the like."""
     for path in directory.iterdir():
-        if path.is_file() and path.name != LEASE and path not in newest_first(directory):
+        if path.is_file() and path.name != LEASE and path not in newest_first(directory) and path.name[0] != ".":
             path.write_bytes(dice.choice([b"", b"{", dice.randbytes(100)]))
 
 
-def _elsewhere(dice: random.Random) -> str:
-    return json.dumps({"host": "node7", "place": "elsewhere", "pid": 1, "started": "1", "token": f"{dice.random()}"})
+def _elsewhere(dice: random.Random) -> bytes:
+    owner = {"host": "node7", "place": "elsewhere", "pid": 1, "started": "1", "token": f"{dice.random()}"}
+    return json.dumps(owner).encode()
 
 
 def _times(age: float) -> Callable[[Path, random.Random], None]:
@@ -114,8 +115,8 @@ DAMAGES: dict[str, Callable[[Path, random.Random], None]] = {
     "newest is garbage": _altered(lambda content, dice: dice.randbytes(len(content))),
     "all damaged": _altered(_flipped, files=100),
     "part of a file left": _part_left,
-    "lease empty": _lease(lambda _: "", HOUR),
-    "lease is garbage": _lease(lambda dice: dice.randbytes(40).decode("latin-1"), HOUR),
+    "lease empty": _lease(lambda _: b"", HOUR),
+    "lease is garbage": _lease(lambda dice: dice.randbytes(40), HOUR),
     "lease of a machine that is gone": _lease(_elsewhere, HOUR),
     "lease from the future": _lease(_elsewhere, -HOUR),
     "other files are garbage": _other_files,
