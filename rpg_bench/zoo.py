@@ -20,7 +20,6 @@ from rpg_bench import arguments
 from rpg_bench.errors import Failed, InvalidInput, unknown
 
 OPTIONS = {"runs_dir": "runs", "results_dir": "results", "root": ""}
-EXPERIMENT = "small_files"  # whose cases the runs are of
 MOST_BYTES, MOST_BYTES_TOGETHER = 1_500_000, 8_000_000
 
 
@@ -29,18 +28,18 @@ class Entry:
     """A network of the zoo."""
 
     name: str
-    case: str  # how a case of the experiment begins
+    case: str
     bits: int
+    experiment: str = "small_files"  # that the case is of
 
 
-_LORS = "backbone=deit_tiny"
 ENTRIES = (
     Entry("resnet18-cifar100-ring-8k", "sharing=rpg_global dof=8k", 32),
     Entry("resnet18-cifar100-ring-8k-8bit", "sharing=rpg_global dof=8k", 8),
     Entry("resnet18-cifar100-ring-36k", "sharing=rpg_global dof=36k", 32),
     Entry("resnet18-cifar100-ring-36k-8bit", "sharing=rpg_global dof=36k", 8),
     Entry("resnet18-cifar100-ring-10pct-8bit", "sharing=rpg_global dof=1.1M", 8),
-    Entry("deit-tiny-cifar100-lors-4bit", _LORS, 4),
+    Entry("deit-tiny-cifar100-lors-4bit", "sharing=lors", 4, "lors_deit"),
 )
 
 
@@ -77,18 +76,15 @@ def build(given: Sequence[str]) -> None:
     from rpg_bench.runs import run_hash
 
     folder = Path(asked["results_dir"]) / "models"
-    cases = {" ".join(case.overrides): case for case in read_experiment(EXPERIMENT)}
     for entry in ENTRIES:
-        (case,) = [case for text, case in cases.items() if text.startswith(entry.case)]
+        (case,) = [case for case in read_experiment(entry.experiment) if " ".join(case.overrides) == entry.case]
         run = run_hash(case.config)
         record = Path(asked["results_dir"]) / "records" / f"{run}.json"
         if record.is_file() and any((Path(asked["runs_dir"]) / run).glob("checkpoint-*.pt")):
             _make(entry, run, asked, folder)
         else:
             lacking = "checkpoint" if record.is_file() else "record"
-            print(
-                f"{entry.name}: no {lacking} of run {run}; python -m rpg_bench.train +experiment={EXPERIMENT} makes it"
-            )
+            print(f"{entry.name}: no {lacking} of run {run}, {entry.case!r} of experiment {entry.experiment}")
     sizes = {path.name: path.stat().st_size for path in folder.glob("*.safetensors")}
     for name, size in sizes.items():
         if size > MOST_BYTES:

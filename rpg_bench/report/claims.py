@@ -57,6 +57,7 @@ class Claim:
     statement: str
     experiment: str = ""
     test: Callable[[Records], Finding] = lambda _: NOTHING
+    trained: bool = True  # false where nothing but time is measured
 
 
 def verdict_on(found: Effect | None, bound: float = 0.0) -> str:
@@ -310,6 +311,7 @@ CLAIMS = (
         f"{small_files.LITTLE_MORE:g} times as long as dense)",
         small_files.EXPERIMENT,
         _little_compute,
+        trained=False,
     ),
     Claim("lors-deit-dof", "the encoder has 2,536,704 parameters at base rank 32", lors_deit.EXPERIMENT, _encoder),
 )
@@ -333,7 +335,7 @@ def make(records: Records) -> Page:
     rows = []
     for claim in (*CLAIMS, *(Claim(key, statement) for key, statement in UNTESTED.items())):
         row, found = published()[claim.published], claim.test(records)
-        how = protocol(read_experiment(claim.experiment)[0]) if claim.experiment else ""
+        how = protocol(read_experiment(claim.experiment)[0]) if claim.experiment and claim.trained else ""
         experiment = f"`{claim.experiment}`" if claim.experiment else "none yet"
         said = f"{row.text} ({row.paper})"
         rows.append([claim.statement, said, experiment, found.measured, found.runs, how, f"**{found.verdict}**"])

@@ -20,10 +20,11 @@ share of the free numbers that magnitude pruning took away; survivors' positions
 scales, masks, and the recipe to rebuild the network. Bits per weight are those of the file for each weight of the
 dense network; DoF bits are free numbers x width + scales + masks; zstd is the entropy-coded file, level 19."""
 RUNNING = """\
-One image and a batch of 64 through networks for 32x32 pixels, all in one run and in turn; times as a ratio to the dense
-network, lower is faster ([how](benchmarks/summary.md)). A materialised ring is an ordinary network. `int8` has 8-bit
-weights per channel and 8-bit activations (torchao, compiled); what it gains beyond being compiled is its ratio to
-`compiled`. Residuals of LORS fold into the weights; *not folded* is the network as it is trained."""
+One image and a batch of 64 through networks for 32x32 pixels, in one process and in turn; times as a ratio to the dense
+network, lower is faster. What else the machine did shows in the spread (`results/benchmarks/summary.md`). A
+materialised ring is an ordinary network. `int8` has 8-bit weights per channel and 8-bit activations (torchao, compiled); what it
+gains beyond being compiled is its ratio to `compiled`. Residuals of LORS fold into the weights; *not folded* is the
+network as it is trained."""
 HEADS = (
     "network",
     "DoF",
