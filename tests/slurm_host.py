@@ -132,7 +132,12 @@ class SlurmHost:
             sweep.kill()
             sweep.wait()
         self.started.clear()
-        self.run("scancel", "--user=root", check=False)
+
+        def cancelled() -> bool:  # a job that is on its way back into the queue hears nothing
+            self.run("scancel", "--user=root", check=False)
+            return not self.jobs()
+
+        self.wait(cancelled, "empty queue")
 
     def run(self, *command: str, check: bool = True) -> str:
         """Run one of Slurm's commands and return what it printed."""
