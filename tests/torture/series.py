@@ -201,9 +201,9 @@ class _Course:
         elif ended.code == 128 + signal.SIGINT and SAVED not in ended.out:
             if len(lines) != 1 or not lines[0].startswith("error: interrupted"):
                 self._problem(f"unclear message after {names}: {ended.err[-1500:]}")
-        elif ended.code == -signal.SIGINT:  # before the command was there, or behind its end: Python's own
+        elif ended.code == -signal.SIGINT:  # Python's own end: before the command was there, or while it ended
             where = ended.struck[2] if ended.struck else ""
-            if where not in (faults.FIRST, "end"):
+            if "Traceback" in ended.err and where not in (faults.FIRST, "end"):
                 self._problem(f"a trace after SIGINT in {where}: {ended.err[-1500:]}")
         elif lines and ended.code != -signal.SIGKILL:
             self._problem(f"unexpected message after {names}: {ended.err[-1500:]}")
