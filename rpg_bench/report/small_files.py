@@ -22,9 +22,9 @@ dense network; DoF bits are free numbers x width + scales + masks; zstd is the e
 RUNNING = """\
 One image and a batch of 64 through networks for 32x32 pixels, in one process and in turn; times as a ratio to the dense
 network, lower is faster. What else the machine did shows in the spread (`results/benchmarks/summary.md`). A
-materialised ring is an ordinary network. `int8` has 8-bit weights per channel and 8-bit activations (torchao, compiled); what it
-gains beyond being compiled is its ratio to `compiled`. Residuals of LORS fold into the weights; *not folded* is the
-network as it is trained."""
+materialised ring is an ordinary network. `int8` has 8-bit weights per channel and 8-bit activations (torchao,
+compiled); what it gains beyond being compiled is its ratio to `compiled`. Residuals of LORS fold into the weights;
+*not folded* is the network as it is trained."""
 HEADS = (
     "network",
     "DoF",
