@@ -5,9 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from rpg_bench.errors import Failed, InvalidInput, unknown
-
-BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+from rpg_bench.errors import BAD_INPUT, FAILED, INTERRUPTED, Failed, InvalidInput, unknown
 
 
 def run(task: Callable[[Sequence[str]], None], help_text: str | None, arguments: Sequence[str] | None = None) -> None:

@@ -75,13 +75,7 @@ def compress(given: Sequence[str]) -> None:
     tunes = [arguments.whole("tune", value, most=10_000) for value in values["tune"]]
     rounds = [arguments.whole("rounds", value, 1, 1000) for value in values["rounds"]]
     force = arguments.boolean("force", asked["force"])
-    run = find_run(
-        asked["run"],
-        asked["checkpoint"],
-        runs_dir=asked["runs_dir"],
-        results_dir=asked["results_dir"],
-        root=asked["root"],
-    )
+    run = find_run(asked)
     if run.record is None:
         raise InvalidInput(
             f"run: {run.name} has no record of a finished run in {asked['results_dir']}/records; "

@@ -92,13 +92,7 @@ def _network(asked: dict[str, str]) -> tuple[nn.Module, Recipe]:
 
         model = load(zoo.find(asked["model"]))
         return model, model.recipe  # type: ignore[return-value]
-    run = find_run(
-        asked["run"],
-        asked["checkpoint"],
-        runs_dir=asked["runs_dir"],
-        results_dir=asked["results_dir"],
-        root=asked["root"],
-    )
+    run = find_run(asked)
     recipe = recipe_of(run)
     return trained_network(run, recipe), recipe
 

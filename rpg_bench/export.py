@@ -42,13 +42,7 @@ def export(given: Sequence[str]) -> None:
 
     kind = arguments.one_of("format", asked["format"], tuple(FORMATS))
     images = arguments.whole("images", asked["images"], 1)
-    run = find_run(
-        asked["run"],
-        asked["checkpoint"],
-        runs_dir=asked["runs_dir"],
-        results_dir=asked["results_dir"],
-        root=asked["root"],
-    )
+    run = find_run(asked)
     path = Path(asked["output"] or f"{run.name}-{kind}{FORMATS[kind]}")
     if path.is_dir():
         raise InvalidInput(f"output: {path} is a folder; name a file")

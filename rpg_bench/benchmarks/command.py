@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from rpg_bench.arguments import boolean
 from rpg_bench.benchmarks import check, result, summary
 from rpg_bench.benchmarks.result import Result, Settings
 from rpg_bench.errors import BAD_INPUT, FAILED, Failed, InvalidInput, unknown
@@ -59,7 +60,7 @@ def parse(arguments: Sequence[str]) -> Command:
             options[key] = value
     compare = "check" in names
     names = [name for name in names if name != "check"]
-    short = _boolean("short", options["short"]) or compare
+    short = boolean("short", options["short"]) or compare
     allowed = SHORT if short else SECTIONS
     for name in names:
         if name not in allowed:
@@ -105,12 +106,6 @@ def _measure(name: str, settings: Settings) -> tuple[Result, float]:
 
 def _module(name: str) -> Any:
     return importlib.import_module(f"rpg_bench.benchmarks.{name}")
-
-
-def _boolean(key: str, value: str) -> bool:
-    if value.lower() not in ("true", "false"):
-        raise InvalidInput(f"{key}: {value!r} is neither true nor false")
-    return value.lower() == "true"
 
 
 def _device(name: str) -> torch.device:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,14 +34,17 @@ class Run:
         return run_hash(self.config)
 
 
-def find_run(run: str, checkpoint: str, *, runs_dir: str, results_dir: str, root: str) -> Run:
-    """The run of that hash, or of that checkpoint (a file, or its folder).
+def find_run(asked: Mapping[str, str]) -> Run:
+    """The run that the options name: `run`, a hash below `runs_dir`, or `checkpoint`, a file or its folder.
 
     The configuration is in `progress.json` beside the checkpoint, or in the run's record.
 
     Raises:
         InvalidInput: not exactly one of both is given, or something is missing.
     """
+    run, checkpoint, runs_dir, results_dir, root = (
+        asked[key] for key in ("run", "checkpoint", "runs_dir", "results_dir", "root")
+    )
     if bool(run) == bool(checkpoint):
         raise InvalidInput("command line: give one of run=HASH and checkpoint=PATH")
     path = Path(runs_dir) / run if run else Path(checkpoint)
