@@ -167,7 +167,7 @@ class SlurmHost:
                 found.append(int(entry.name))
         return found
 
-    def wait(self, condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    def wait(self, condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
         """Until the condition holds."""
         limit = time.monotonic() + seconds
         while not condition():
