@@ -32,8 +32,8 @@ pytestmark = [
 ]
 
 # Long enough to be met in the middle: some seconds of steps, each of them saved.
-LONG = (*TINY, "recipe.epochs=40", "checkpoint_seconds=1e-3")
-QUICK = (*TINY, "recipe.epochs=40")
+LONG = (*TINY, "recipe.epochs=25", "checkpoint_seconds=1e-3")
+QUICK = (*TINY, "recipe.epochs=25")
 
 
 @pytest.fixture(scope="module")
