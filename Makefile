@@ -10,6 +10,7 @@ RECIPE ?= cpu
 RUNS ?= runs
 KILLS ?= 200
 SEED ?= 0
+WORKERS ?= auto
 .PHONY: help demo sweep-demo test torture check tables list reproduce zoo bench bench-check install clean
 
 help:  ## list the targets
@@ -30,7 +31,7 @@ sweep-demo: install  ## train four of them and draw accuracy against DoF, below 
 	$(BIN)/python -m rpg_bench.report --results runs/sweep_demo sweep_demo
 
 test: install  ## run the tests
-	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup --quiet
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --quiet
 
 torture: install  ## kill, damage and starve training KILLS=200 times [SEED=0] and compare every end (10 to 30 minutes)
 	cd tests && PYTHONPATH=.:.. $(abspath $(BIN))/python -m torture --kills $(KILLS) --seed $(SEED)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 POLLED = 1.0  # seconds between two looks at the answers
 ASKED = 10.0  # seconds between two questions to Slurm
-SETTLED = 30.0  # seconds in which a job that has ended may still be writing its answer, or return to the queue
+SETTLED = 15.0  # seconds in which a job that has ended may still be writing its answer, or return to the queue
 
 # What submitit calls alike on all kinds of clusters; its other keys begin with `slurm_`.
 _COMMON = (

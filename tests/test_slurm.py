@@ -27,7 +27,6 @@ from rpg_bench.train import train
 pytest.importorskip("submitit", reason="needs hydra-submitit-launcher")
 pytestmark = [
     pytest.mark.skipif(missing() is not None, reason=str(missing())),
-    pytest.mark.xdist_group("slurm"),
     pytest.mark.timeout(900),
 ]
 
