@@ -31,8 +31,8 @@ pytestmark = [
 ]
 
 # Long enough to be met in the middle: some seconds of steps, each of them saved.
-LONG = (*TINY, "recipe.epochs=25", "checkpoint_seconds=1e-3")
-QUICK = (*TINY, "recipe.epochs=25")
+LONG = (*TINY, "recipe.epochs=60", "checkpoint_seconds=1e-3")
+QUICK = (*TINY, "recipe.epochs=60")
 
 
 @pytest.fixture(scope="module")
