@@ -134,19 +134,21 @@ int merge(float *sums, int64_t dof, int64_t parts, int64_t first, int64_t last) 
 #define NEGATIVE 0x8000u
 #define UNUSED 0xffffu
 
-static uint32_t *copied(const uint32_t *from, int64_t count) {
-    uint32_t *copy = malloc(count * sizeof(uint32_t));
-    if (copy) memcpy(copy, from, count * sizeof(uint32_t));
-    return copy;
+// Where a range goes on in each bucket; NULL if there is no memory.
+static uint32_t *filled_up_to(const uint16_t *fill, const int64_t *bucket_starts, int64_t chunks) {
+    uint32_t *positions = malloc(chunks * sizeof(uint32_t));
+    for (int64_t chunk = 0; positions && chunk < chunks; chunk++) positions[chunk] = bucket_starts[chunk] + fill[chunk];
+    return positions;
 }
 
 // Ranges of the ring: range r has entries range_entries[r].. and uses range_uses[r].., and finds bucket k
-// filled up to range_fill[r * chunks + k].
+// filled with range_fill[r * chunks + k] values, modulo 65536: of a full one nobody asks.
 #define TWO_PASSES(KIND)                                                                                       \
     int deal_##KIND(const uint16_t *uses, const int64_t *range_uses, const int64_t *range_entries,             \
-                    const uint32_t *range_fill, int64_t chunks, const float *scale, const float *ring,         \
+                    const uint16_t *range_fill, const int64_t *bucket_starts, int64_t chunks,                  \
+                    const float *scale, const float *ring,                                                     \
                     KIND *buckets, int64_t first, int64_t last) {                                              \
-        uint32_t *fill = copied(range_fill + first * chunks, chunks);                                          \
+        uint32_t *fill = filled_up_to(range_fill + first * chunks, bucket_starts, chunks);                     \
         if (!fill) return 1;                                                                                   \
         const float *entry = ring + range_entries[first] - 1;                                                  \
         for (int64_t i = range_uses[first]; i < range_uses[last]; i++) {                                       \
@@ -190,9 +192,10 @@ static uint32_t *copied(const uint32_t *from, int64_t count) {
         return 0;                                                                                              \
     }                                                                                                          \
     int fold_##KIND(const uint16_t *uses, const int64_t *range_uses, const int64_t *range_entries,             \
-                    const uint32_t *range_fill, int64_t chunks, const float *scale, float *sums,               \
+                    const uint16_t *range_fill, const int64_t *bucket_starts, int64_t chunks,                  \
+                    const float *scale, float *sums,                                                           \
                     const KIND *buckets, int64_t first, int64_t last) {                                        \
-        uint32_t *fill = copied(range_fill + first * chunks, chunks);                                          \
+        uint32_t *fill = filled_up_to(range_fill + first * chunks, bucket_starts, chunks);                     \
         if (!fill) return 1;                                                                                   \
         memset(sums + range_entries[first], 0, (range_entries[last] - range_entries[first]) * sizeof(float));  \
         float *entry = sums + range_entries[first] - 1;                                                        \
@@ -257,13 +260,13 @@ int count_unused(const uint32_t *entry, const int64_t *bounds, const int64_t *ra
 // Third: each range's positions sorted by entry, as uses and places. bounds: where each range's positions
 // begin; range_uses: where its uses do, which include the entries without one.
 int make_passes(const uint32_t *where, const uint32_t *entry, const int64_t *bounds, const int64_t *range_entries,
-                const int64_t *range_uses, const uint32_t *range_fill, const int64_t *starts,
+                const int64_t *range_uses, const uint16_t *range_fill, const int64_t *starts,
                 const int64_t *bucket_starts, int64_t chunks, uint16_t *uses, uint16_t *places, int64_t first, int64_t last) {
     for (int64_t range = first; range < last; range++) {
         const int64_t low = range_entries[range], entries = range_entries[range + 1] - low;
         const int64_t begin = bounds[range], count = bounds[range + 1] - begin;
         int64_t used = range_uses[range];
-        uint32_t *fill = copied(range_fill + range * chunks, chunks);
+        uint32_t *fill = filled_up_to(range_fill + range * chunks, bucket_starts, chunks);
         uint32_t *next = calloc(entries + 1, sizeof(uint32_t)), *sorted = malloc(count * sizeof(uint32_t) + 1);
         if (!fill || !next || !sorted) {
             free(fill), free(next), free(sorted);

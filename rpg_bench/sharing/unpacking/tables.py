@@ -26,7 +26,8 @@ LARGEST_LOOK_UP = 1 << 18  # entries of a ring that stays in a core's cache
 MOST_CHUNKS = 4096  # the buckets that are filled at a time must stay in cache; 14 bits could name four times more
 BUCKET_GAP = 528  # values, 33 half cache lines of bfloat16, between the buckets of two passes
 PARTS = 16  # of a backward pass, each summed by itself: fixed, so that threads do not change the sum
-RANGE_BITS = 6  # a ring is cut into at most 2^6 ranges, each of which a thread can begin at
+LARGE_PARTS = 64  # of the unpacking of a large ring's blocks, at most so many threads
+RANGE_BITS = 5  # a ring is cut into at most 2^5 ranges, each of which a thread can begin at
 
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
@@ -242,7 +243,7 @@ class TwoPassTable(NativeTable):
         native.divide(chunks.count, "count_uses", *fixed, counts)
         before = np.zeros((self.ranges + 1, chunks.count), np.int64)
         np.cumsum(counts.T, axis=0, out=before[1:])
-        self.range_fill = (self.bucket_starts[:-1] + before).astype(np.uint32)
+        self.range_fill = before[:-1].astype(np.uint16)
         bounds = before.sum(1)
         # Range after range, and chunk after chunk in each.
         following = np.ascontiguousarray((bounds[:-1, None] + np.cumsum(counts.T, axis=1) - counts.T).T)
@@ -285,7 +286,7 @@ class TwoPassTable(NativeTable):
 
     def _first_pass(self) -> tuple[NDArray[Any] | int, ...]:
         ranges = (self.range_uses, self.range_entries, self.range_fill)
-        return (self.uses, *ranges, self.chunks.count, self.chunk_scales)
+        return (self.uses, *ranges, self.bucket_starts, self.chunks.count, self.chunk_scales)
 
     def _second_pass(self, slots: Sequence[Tensor | None]) -> tuple[NDArray[Any], ...]:
         return self.places, self.chunks.starts, self.chunks.addresses(slots), self.bucket_starts
@@ -309,7 +310,7 @@ class BlockTable(NativeTable):
         self.slot_size = np.array(layout.sizes, np.int64)
         self.slot_blocks = np.cumsum([0, *(-(-size // BLOCK) for size in layout.sizes)]).astype(np.int64)
         self.small = dof <= LARGEST_LOOK_UP
-        parts = PARTS if self.small else 1 << RANGE_BITS
+        parts = PARTS if self.small else LARGE_PARTS
         self.parts = np.linspace(0, len(blocks), parts + 1).astype(np.int64)
         if not self.small:
             ends, self.order = np.zeros(dof // BLOCK + 1, np.uint32), np.empty(len(blocks), np.uint32)
