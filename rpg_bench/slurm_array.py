@@ -17,7 +17,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 
 from rpg_bench import slurm
-from rpg_bench.errors import BAD_INPUT, Failed, InvalidInput
+from rpg_bench.errors import BAD_INPUT, INTERRUPTED, Failed, InvalidInput
 from rpg_bench.files import write_aside
 from rpg_bench.runs import RunFiles
 from rpg_bench.sweeper import Failure, configuration
@@ -30,6 +30,11 @@ POLLED = 1.0  # seconds between two looks at the answers
 ASKED = 10.0  # seconds between two questions to Slurm
 SETTLED = 15.0  # seconds in which a job that has ended may still be writing its answer, or return to the queue
 
+# Why Slurm lets a job wait for ever, and what to do.
+_HOPELESS = {
+    "PartitionTimeLimit": "the partition allows less time: scancel the jobs, give hydra.launcher.timeout_min=MINUTES",
+    "PartitionNodeLimit": "the partition has fewer nodes: scancel the jobs, give hydra.launcher.nodes=N",
+}
 # What submitit calls alike on all kinds of clusters; its other keys begin with `slurm_`.
 _COMMON = (
     "timeout_min",
@@ -76,7 +81,11 @@ def launch(launcher: SlurmLauncher, runs: Sequence[Sequence[str]], first: int) -
         )
     if known:
         print(f"{known} runs are in Slurm's queue already; waiting for them", flush=True)
-    answers |= _wait(jobs)
+    try:
+        answers |= _wait(jobs)
+    except KeyboardInterrupt:
+        print("\ninterrupted: the jobs go on; the same command waits for them again", file=sys.stderr, flush=True)
+        raise SystemExit(INTERRUPTED) from None
     return [answers[number] for number in range(len(runs))]
 
 
@@ -152,6 +161,8 @@ def _wait(jobs: Mapping[int, Job[Any]]) -> dict[int, JobReturn]:
             if (now_said := _summary(len(answers), states)) != said:
                 said = now_said
                 print(said, flush=True)
+                for line in _advice(states):
+                    print(line, flush=True)
             for number, job in jobs.items():
                 if states is None or number in answers or job.job_id in states:
                     gone.pop(number, None)
@@ -174,6 +185,12 @@ def _summary(answered: int, states: Mapping[str, str] | None) -> str:
         for state, _, reason in (text.partition(" ") for text in states.values())
     )
     return ", ".join([f"Slurm: {answered} ended", *(f"{count} {state}" for state, count in sorted(counts.items()))])
+
+
+def _advice(states: Mapping[str, str] | None) -> list[str]:
+    """What to do about jobs that will never begin as they were submitted, a line each."""
+    reasons = " ".join((states or {}).values())
+    return [f"  {advice}" for reason, advice in _HOPELESS.items() if reason in reasons]
 
 
 def _answer(job: Job[Any]) -> JobReturn:
