@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast, broadcast_object_list, gather_object
 from torch import Tensor, nn
 
-from rpg_bench import checkpoint
+from rpg_bench import checkpoint, processes
 from rpg_bench.backbones import idle_taps, undefined_in_cpu_bf16
 from rpg_bench.config import TrainConfig
 from rpg_bench.datasets import Data, load_data
@@ -40,17 +40,15 @@ def accelerator(config: TrainConfig) -> Accelerator:
     Raises:
         InvalidInput: the device is not there, or the batch does not divide over the processes.
     """
-    available = {
-        "auto": True,
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
+    faster = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available = {"auto": True, "cpu": True, **faster}
     if not available[config.device]:
         usable = ", ".join(name for name, there in available.items() if there)
         raise InvalidInput(f"device: {config.device!r} is not available here; allowed: {usable}")
     AcceleratorState._reset_state(reset_partial_state=True)  # the runs of a sweep share a process
-    made = Accelerator(cpu=config.device == "cpu")
+    made = Accelerator(cpu=config.device == "cpu" or not any(faster.values()))
+    if made.num_processes != processes.count():
+        raise Failed(f"{processes.count()} processes were started, but {made.num_processes} joined to train the run")
     parts = config.recipe.accumulate * made.num_processes
     if config.recipe.batch_size % parts:
         raise InvalidInput(
