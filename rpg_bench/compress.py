@@ -12,6 +12,7 @@ tune=0            epochs of fine-tuning, with what is pruned and quantised in ev
 tune_images=100%  share of the training images in such an epoch
 tune_rate=0.1     learning rate of fine-tuning, as a share of the run's
 rounds=1          of pruning, each followed by fine-tuning
+activations=32    8: measure the network as it runs with 8-bit weights and activations (torchao)
 output=           folder for the compact files; RUNS_DIR/compressed by default
 force=false       measure again what is recorded
 root=  runs_dir=runs  results_dir=results
@@ -50,6 +51,7 @@ OPTIONS = {
     "tune_images": "100%",
     "tune_rate": "0.1",
     "rounds": "1",
+    "activations": "32",
     "output": "",
     "force": "false",
     "root": "",
@@ -57,14 +59,17 @@ OPTIONS = {
     "results_dir": "results",
 }
 WIDTHS = ("32", "8", "4")
+ACTIVATIONS = ("32", "8")
 
 
 def compress(given: Sequence[str]) -> None:
     """Every combination of what is asked for."""
     asked = arguments.options(given, OPTIONS)
-    values = {key: asked[key].split(",") for key in ("bits", "prune", "tune", "rounds")}
+    values = {key: asked[key].split(",") for key in ("bits", "prune", "tune", "rounds", "activations")}
     for bits in values["bits"]:
         arguments.one_of("bits", bits, WIDTHS)
+    for width in values["activations"]:
+        arguments.one_of("activations", width, ACTIVATIONS)
     shares = [arguments.share("prune", value) for value in values["prune"]]
     common: dict[str, Any] = {
         "block": arguments.whole("block", asked["block"]),
@@ -85,8 +90,10 @@ def compress(given: Sequence[str]) -> None:
     from rpg_bench.compact.settings import Settings, compression_hash
 
     missing: list[Settings] = []
-    for bits, prune, tune, number in itertools.product(values["bits"], shares, tunes, rounds):
-        settings = Settings(bits=int(bits), prune=prune, tune=tune, rounds=number, **common)
+    for bits, prune, tune, number, activations in itertools.product(
+        values["bits"], shares, tunes, rounds, map(int, values["activations"])
+    ):
+        settings = Settings(bits=int(bits), prune=prune, tune=tune, rounds=number, activations=activations, **common)
         path = record_path(asked["results_dir"], compression_hash(run.name, settings))
         if path.is_file() and not force:
             top1 = json.loads(path.read_bytes())["final"]["top1"]
@@ -135,7 +142,13 @@ def _one(
     file = squeezed(model, recipe, run.config, settings, calibration)
     # What is measured is what is read back.
     found = loaded(*container.unpacked(file.content, "the compressed file"))
-    metrics = evaluate(deployed(found, run.config), test, len(recipe.classes))
+    if settings.activations == 8:
+        from rpg_bench.compact.int8 import in_8_bits
+
+        network = in_8_bits(found, recipe, asked["root"])
+    else:
+        network = deployed(found, run.config)
+    metrics = evaluate(network, test, len(recipe.classes))
     assert run.record is not None
     record = make_record(run.record, settings, file, metrics, dof_report(found), time.monotonic() - began)
     path = folder / f"{run.name}-{record['hash']}.safetensors"
@@ -156,7 +169,8 @@ def _one(
 
 def _title(settings: Settings) -> str:
     tuned = f", {settings.rounds} x {settings.tune} epochs" if settings.tune else ""
-    return f"{settings.bits} bits, {settings.prune:.0%} pruned{tuned}"
+    run = ", run in 8 bits" if settings.activations == 8 else ""
+    return f"{settings.bits} bits, {settings.prune:.0%} pruned{tuned}{run}"
 
 
 def main() -> None:

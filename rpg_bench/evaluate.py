@@ -48,7 +48,6 @@ OPTIONS = {
     "results_dir": "results",
 }
 LONGEST_NAME = 40
-CALIBRATION_IMAGES = 512
 
 
 def evaluate(given: Sequence[str]) -> None:
@@ -64,7 +63,11 @@ def evaluate(given: Sequence[str]) -> None:
     dataset = DatasetConfig(asked["data"] or recipe.data, data_root(asked["root"]), image_size=recipe.image_size)
     from rpg_bench import metrics
 
-    network: Callable[[Tensor], Tensor] = _in_8_bits(model, recipe, asked["root"]) if int8 else model
+    network: Callable[[Tensor], Tensor] = model
+    if int8:
+        from rpg_bench.compact.int8 import in_8_bits
+
+        network = in_8_bits(model, recipe, asked["root"])
     found = metrics.evaluate(network, batches_of(recipe, dataset, train, images, 250), len(recipe.classes))
     print(_summary(found, f"{dataset.name}, {asked['split']} images"))
     if by_class:
@@ -95,15 +98,6 @@ def _network(asked: dict[str, str]) -> tuple[nn.Module, Recipe]:
     run = find_run(asked)
     recipe = recipe_of(run)
     return trained_network(run, recipe), recipe
-
-
-def _in_8_bits(model: nn.Module, recipe: Recipe, root: str) -> Callable[[Tensor], Tensor]:
-    from rpg_bench.compact.int8 import quantised_network
-    from rpg_bench.compact.source import evaluation_batches
-    from rpg_bench.sharing import materialize
-
-    calibration = evaluation_batches(recipe, root, train=True, images=CALIBRATION_IMAGES, batch_size=64)
-    return quantised_network(materialize(model), [images for images, _ in calibration])
 
 
 def _summary(found: Metrics, what: str) -> str:

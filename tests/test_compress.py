@@ -68,6 +68,26 @@ def test_every_combination_is_a_file_and_a_record(run: str, capsys: pytest.Captu
     assert (len(found), len(left_out)) == ((4, 0) if clean else (0, 4))
 
 
+def test_what_runs_in_8_bits_is_the_network_of_the_same_file(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rpg_bench.compact import int8
+
+    calibrated: list[int] = []
+
+    def in_float(plain: torch.nn.Module, calibration: list[torch.Tensor]) -> torch.nn.Module:
+        calibrated.append(sum(map(len, calibration)))
+        return plain.eval()
+
+    monkeypatch.setattr(int8, "quantised_network", in_float)  # itself tested in test_int8; it compiles for long
+    compress([f"run={run}", "bits=8", "activations=32,8", "calibrate=200"])
+    whole, in_8_bits = sorted(records(), key=lambda record: -record["settings"]["activations"])
+    assert calibrated == [int8.CALIBRATION_IMAGES]
+    assert (whole["precision"], in_8_bits["precision"]) == ("fp32", "int8")
+    assert whole["sha256"] == in_8_bits["sha256"]
+    assert whole["final"]["top1"] == pytest.approx(in_8_bits["final"]["top1"], abs=0.3)
+    with pytest.raises(InvalidInput, match="activations: unknown '16'"):
+        compress([f"run={run}", "activations=16"])
+
+
 def test_fine_tuning_keeps_what_is_pruned_and_looks_at_no_test_image(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from rpg_bench.compact import squeeze
 

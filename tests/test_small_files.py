@@ -64,8 +64,8 @@ def test_a_row_for_each_file_with_the_mean_over_seeds(results: Path) -> None:
     (table,) = [table for table in page.tables if table.name == "files"]
     counts, sizes = ["36,000", "98,628", "8"], ["8,000", "7,200", "0.100", "12,345"]
     assert [[str(cell) for cell in row] for row in table.rows] == [
-        ["resnet18 `rpg_global`, cpu-2", *counts, "0%", "", "34.35 ± 0.07 (2)", "-0.06 ± 0.07 (2)", *sizes],
-        ["resnet18 `rpg_global`, cpu-2", *counts, "50%", "", "30.50 ± 0.71 (2)", "-3.91 ± 0.71 (2)", *sizes],
+        ["resnet18 `rpg_global`, cpu-2", *counts, "0%", "", "bf16", "34.35 ± 0.07 (2)", "-0.06 ± 0.07 (2)", *sizes],
+        ["resnet18 `rpg_global`, cpu-2", *counts, "50%", "", "bf16", "30.50 ± 0.71 (2)", "-3.91 ± 0.71 (2)", *sizes],
     ]
     assert page.plots
 

@@ -8,17 +8,37 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from rpg_bench.compact.formats import quietly
+from rpg_bench.compact.source import evaluation_batches
 from rpg_bench.errors import InvalidInput
+from rpg_bench.sharing import materialize
+
+if TYPE_CHECKING:
+    from rpg_bench.compact.recipe import Recipe
+
+CALIBRATION_IMAGES = 512  # of the training set, that ranges of activations are observed on
 
 
 def available() -> bool:
     """Whether torchao is installed."""
     return importlib.util.find_spec("torchao") is not None
+
+
+def in_8_bits(model: nn.Module, recipe: Recipe, root: str) -> Callable[[Tensor], Tensor]:
+    """The ordinary network of a shared one in 8 bits, ranges from training images. `model` stays as it is.
+
+    root: folder of the data sets.
+
+    Raises:
+        InvalidInput: torchao is not installed, the data set is not there, or the scheme has no ordinary network.
+    """
+    images = evaluation_batches(recipe, root, train=True, images=CALIBRATION_IMAGES, batch_size=64)
+    return quantised_network(materialize(model), [batch for batch, _ in images])
 
 
 def quantised_network(plain: nn.Module, calibration: Iterable[Tensor]) -> Callable[[Tensor], Tensor]:

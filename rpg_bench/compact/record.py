@@ -58,7 +58,8 @@ def make_record(
         "settings": dataclasses.asdict(settings),
         "backbone": parent["config"]["backbone"]["name"],
         "recipe": parent["config"]["recipe"]["name"],
-        "precision": parent["config"]["recipe"]["precision"],  # in which it was evaluated
+        # In which it was evaluated.
+        "precision": "int8" if settings.activations == 8 else parent["config"]["recipe"]["precision"],
         "dof": report.to_dict(),
         "data": parent["data"],
         "size": {

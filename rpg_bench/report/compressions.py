@@ -92,7 +92,7 @@ def read_deployed(results: Path) -> dict[str, float]:
 
 
 def described(settings: Settings) -> str:
-    """What was done beyond bits and pruning."""
+    """What was done to the numbers beyond bits and pruning."""
     changed = {
         field.name: getattr(settings, field.name)
         for field in dataclasses.fields(Settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rpg_bench.compact.settings import Settings
 from rpg_bench.report.compressions import Compression, described
 from rpg_bench.report.experiments import read_experiment, recorded
 from rpg_bench.report.page import Cell, Line, Measured, Page, Plot, Table
@@ -14,11 +15,13 @@ EXPERIMENT = "small_files"
 PUBLISHED = ("rpg-prune-quantize", "lors-compute")
 INTRODUCTION = """\
 Each row is one compact file (`python -m rpg_bench.compress`), measured as it is read back, on all test images, in the
-precision of its run. Bits are those of each free and private number; norms and biases keep 8 at least. Pruned is the
-share of the free numbers that magnitude pruning took away; survivors' positions are in the file. Without fine-tuning,
-1,024 training images give batch norms' statistics and decide how scales are found. Bytes are the whole file: numbers,
-scales, masks, and the recipe to rebuild the network. Bits per weight are those of the file for each weight of the
-dense network; DoF bits are free numbers x width + scales + masks; zstd is the entropy-coded file, level 19."""
+precision of its run; where it *runs in int8*, as the ordinary network with 8-bit weights per channel and 8-bit
+activations, whose ranges are those of 512 training images (torchao). Bits are those of each free and private number;
+norms and biases keep 8 at least. Pruned is the share of the free numbers that magnitude pruning took away; survivors'
+positions are in the file. Without fine-tuning, 1,024 training images give batch norms' statistics and decide how scales
+are found. Bytes are the whole file: numbers, scales, masks, and the recipe to rebuild the network. Bits per weight are
+those of the file for each weight of the dense network; DoF bits are free numbers x width + scales + masks; zstd is the
+entropy-coded file, level 19."""
 RUNNING = """\
 One image and a batch of 64 through networks for 32x32 pixels, in one process and in turn; times as a ratio to the dense
 network, lower is faster. What else the machine did shows in the spread (`results/benchmarks/summary.md`). A
@@ -32,6 +35,7 @@ HEADS = (
     "bits",
     "pruned",
     "fine-tuned",
+    "runs in",
     "top-1, %",
     "change, points",
     "bytes",
@@ -72,16 +76,13 @@ def make(records: Records) -> Page:
     )
 
 
-def losses(records: Records, *, bits: int, prune: float) -> dict[str, list[float]]:
+def losses(records: Records, *, bits: int, prune: float, activations: int = 32) -> dict[str, list[float]]:
     """Points that rings lose at so many bits and pruned so far, without fine-tuning, seed by seed; by network."""
+    wanted = Settings(bits=bits, prune=prune, activations=activations)
     found = {}
     for runs in _groups(records):
         if runs[0].values["config"]["sharing"]["name"] == "rpg_global":
-            chosen = [
-                made.lost
-                for made in _made_of(runs, records)
-                if (made.settings.bits, made.settings.prune, described(made.settings)) == (bits, prune, "")
-            ]
+            chosen = [made.lost for made in _made_of(runs, records) if made.settings == wanted]
             if chosen:
                 found[_title(runs[0])] = chosen
     return found
@@ -111,7 +112,8 @@ def _by_settings(runs: Sequence[Record], records: Records) -> dict[tuple[object,
     found: dict[tuple[object, ...], list[Compression]] = {}
     for made in _made_of(runs, records):
         settings = made.settings
-        found.setdefault((-settings.bits, settings.prune, described(settings)), []).append(made)
+        kind = (-settings.bits, settings.prune, described(settings), -settings.activations)
+        found.setdefault(kind, []).append(made)
     return dict(sorted(found.items()))  # type: ignore[type-var]  # all of one type in each place
 
 
@@ -129,6 +131,7 @@ def _rows(runs: Sequence[Record], records: Records) -> list[list[Cell]]:
                 str(settings.bits),
                 f"{settings.prune:.0%}",
                 described(settings),
+                "int8" if settings.activations == 8 else config["recipe"]["precision"],
                 Measured([one.top1 for one in made]),
                 Measured([one.lost for one in made]),
                 f"{first.bytes:,}",
