@@ -72,6 +72,7 @@ def run(config: TrainConfig) -> float:
     # Torch and timm take seconds to import; a mistake in the configuration is reported before.
     with without_collection():
         from rpg_bench import describe, launch
+        from rpg_bench.attention import use_plain_attention
         from rpg_bench.backbones import blueprint
         from rpg_bench.display import Display
         from rpg_bench.engine import Trainer
@@ -94,6 +95,8 @@ def run(config: TrainConfig) -> float:
     model, dof = get_scheme(config.sharing.name, **config.sharing.options).network(network, config.dof)
     if accelerator.device.type == "cpu":
         use_matrix_products(model)
+        if config.recipe.precision == "bf16":
+            use_plain_attention(model)
     launch.check_taps(config, model, data, accelerator, display)
     share(
         model,

@@ -17,7 +17,19 @@ from rpg_bench.benchmarks import check, result, summary
 from rpg_bench.benchmarks.result import Result, Settings
 from rpg_bench.errors import BAD_INPUT, FAILED, Failed, InvalidInput, unknown
 
-SECTIONS = ("step", "schemes", "unpack", "data", "inference", "memory", "setup", "growth", "small_maps", "deployed")
+SECTIONS = (
+    "step",
+    "schemes",
+    "unpack",
+    "data",
+    "inference",
+    "memory",
+    "setup",
+    "growth",
+    "small_maps",
+    "attention",
+    "deployed",
+)
 SHORT = ("step", "schemes", "unpack", "data", "inference", "memory", "setup")  # what CI compares
 OPTIONS = ("short", "device", "output")
 DEVICES = ("auto", "cpu", "cuda")

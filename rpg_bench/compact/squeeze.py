@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rpg_bench.attention import use_plain_attention
 from rpg_bench.compact.encoding import Encoding
 from rpg_bench.compact.pruning import Masks, apply_masks, magnitude_masks, share_after
 from rpg_bench.compact.quantising import StraightThrough, as_stored, estimate_statistics
@@ -127,6 +128,8 @@ def fine_tuned(model: nn.Module, config: TrainConfig, settings: Settings, masks:
     data = launch.load(config, accelerator)
     data = dataclasses.replace(data, test=_Few(data.train_unaugmented))
     use_matrix_products(model)
+    if config.recipe.precision == "bf16":
+        use_plain_attention(model)
     storage = storage_of(settings)
     free = dataclasses.replace(storage.free, clip=False)  # a search in every step would cost more than the step
     storage = dataclasses.replace(storage, free=free, private=dataclasses.replace(storage.private, clip=False))
