@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from rpg_bench.errors import InvalidInput
-from rpg_bench.files import remove_parts, write_aside
+from rpg_bench.files import discard, remove_parts, write_aside
 
 KEPT = 2  # the newest, and the one before in case that one is damaged; the best besides
 _DIGEST = hashlib.sha256().digest_size
@@ -38,7 +38,7 @@ def save(directory: Path, step: int, state: dict[str, Any], best: int | None = N
     later = [old for old in files if old.name > path.name]
     for old in [*later, *files[len(later) + KEPT :]]:
         if best is None or old != path_of(directory, best):
-            old.unlink(missing_ok=True)
+            discard(old)
     return path
 
 
@@ -52,7 +52,7 @@ def keep_only(directory: Path, steps: Collection[int]) -> None:
     kept = {path_of(directory, step) for step in steps}
     for path in _newest_first(directory):
         if path not in kept:
-            path.unlink(missing_ok=True)
+            discard(path)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -91,7 +91,11 @@ def load_newest(directory: Path, say: Callable[[str], None]) -> dict[str, Any] |
 
 
 def remove_all(directory: Path) -> None:
-    """Remove every checkpoint, for a run that starts again."""
+    """Remove every checkpoint, for a run that starts again.
+
+    Raises:
+        OSError: one cannot be removed; the run would go on from it.
+    """
     for path in _newest_first(directory):
         path.unlink(missing_ok=True)
     remove_parts(directory, "checkpoint-*")

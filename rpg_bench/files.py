@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def write_aside(path: Path, content: bytes, durable: bool = True) -> None:
                 os.fsync(file.fileno())
         os.replace(aside, path)
     finally:
-        aside.unlink(missing_ok=True)
+        discard(aside)
     if not durable:
         return
     directory = os.open(path.parent, os.O_RDONLY)
@@ -31,10 +32,16 @@ def write_aside(path: Path, content: bytes, durable: bool = True) -> None:
         os.close(directory)
 
 
+def discard(path: Path) -> None:
+    """Remove a file that is of no use any more; if that fails it stays, as no run is to end for it."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
 def remove_parts(directory: Path, name: str = "*") -> None:
     """Remove what processes left of the files `name` (a glob) that were killed within `write_aside`.
 
     Only for whom nobody else writes them at the moment.
     """
     for part in directory.glob(f".{name}.part"):
-        part.unlink(missing_ok=True)
+        discard(part)

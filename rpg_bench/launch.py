@@ -192,8 +192,11 @@ def resume(config: TrainConfig, trainer: Trainer, files: RunFiles, display: Disp
     record = read_record(files.record)
     # Without the record, a forced run that is stopped is continued by the same command.
     if record is not None and (config.force or record["status"] == "failed") and main:
-        checkpoint.remove_all(files.directory)
-        files.record.unlink(missing_ok=True)
+        try:
+            checkpoint.remove_all(files.directory)
+            files.record.unlink(missing_ok=True)
+        except OSError as error:
+            raise InvalidInput(f"runs_dir: {error.filename} cannot be removed: {error.strerror}") from None
     if main:
         remove_parts(files.directory)
         remove_parts(files.record.parent, f"{files.record.name}.*")

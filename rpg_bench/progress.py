@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from rpg_bench.config import TrainConfig, without_paths
 from rpg_bench.errors import InvalidInput
-from rpg_bench.files import write_aside
+from rpg_bench.files import discard, write_aside
 from rpg_bench.lease import Held, Lost
 from rpg_bench.runs import RunFiles, run_hash
 from rpg_bench.secrets import redacted
@@ -49,8 +49,7 @@ class Progress:
             "pid": os.getpid(),
             "since": utc(),
         }
-        with contextlib.suppress(OSError):
-            (files.directory / FAILURE).unlink(missing_ok=True)
+        discard(files.directory / FAILURE)
         self.report()
 
     def report(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import pickle
@@ -15,6 +16,7 @@ import torch
 from runner import checkpoints, final_state, only_record, train_tiny
 
 from rpg_bench import checkpoint
+from rpg_bench.files import remove_parts
 
 
 def said() -> tuple[list[str], Any]:
@@ -82,6 +84,22 @@ def test_a_write_that_fails_leaves_the_old_files_and_no_part_of_a_new_one(
         checkpoint.save(tmp_path, 3, {"step": 3})
     monkeypatch.undo()
     assert everything(tmp_path) == before
+
+
+def test_what_cannot_be_removed_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / ".checkpoint-00000001.pt.1.part").touch()
+    monkeypatch.setattr(Path, "unlink", refused)
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, step, {"step": step})
+    checkpoint.keep_only(tmp_path, {3})
+    remove_parts(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
+    assert checkpoint.load_newest(tmp_path, print) == {"step": 3}
+    with pytest.raises(PermissionError):  # a run that starts again would go on from it
+        checkpoint.remove_all(tmp_path)
 
 
 def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
