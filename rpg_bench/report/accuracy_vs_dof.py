@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from rpg_bench.report.budget_lines import lines_of_schemes, points_of
 from rpg_bench.report.cases import protocol, table_of_cases
-from rpg_bench.report.experiments import Case, read_experiment
+from rpg_bench.report.experiments import Case, read_experiment, recorded
 from rpg_bench.report.fit import LogLinearFit, log_linear_fit
-from rpg_bench.report.page import Line, Page, Plot, Table
+from rpg_bench.report.page import Cell, Line, Measured, Page, Plot, Table
 from rpg_bench.report.published import published_table
 from rpg_bench.report.records import Records
 from rpg_bench.report.summary import MISSING
@@ -33,6 +33,25 @@ def make(records: Records) -> Page:
         parts += [f"# {title}", _plot(network, title, members, records), table_of_cases(members, records, network)]
     parts += ["# The fit", FITTED, _fits(cases, records), "# Published", published_table(PUBLISHED)]
     return Page(EXPERIMENT, "Accuracy against degrees of freedom", parts)
+
+
+def at_a_glance(records: Records) -> Table:
+    """The rings of ResNet18 that were trained, each beside the network with as many weights, where that was."""
+    budgets: dict[int, dict[str, Case]] = {}
+    for case in read_experiment(EXPERIMENT):
+        scheme, budget = case.config.sharing.name, case.config.dof
+        if case.config.backbone.name == "resnet18" and scheme in (RING, "none") and recorded(case, records):
+            dense = recorded(case, records)[0].values["dof"]["slot_scalars"]
+            budgets.setdefault(dense if budget is None else int(budget), {})[scheme] = case
+    rows: list[list[Cell]] = []
+    for budget, members in sorted(budgets.items()):
+        row: list[Cell] = [f"{budget:,}"]
+        for scheme in (RING, "none"):
+            runs = recorded(members[scheme], records) if scheme in members else []
+            row += [f"{runs[0].total:,}", Measured([run.top1 for run in runs])] if runs else ["", ""]
+        rows.append(row)
+    heads = ("DoF", "ring: total", "ring: top-1, %", "as many weights: total", "as many weights: top-1, %")
+    return Table(heads, rows, "at-a-glance")
 
 
 def ring_fit(cases: Sequence[Case], records: Records, network: str) -> LogLinearFit | None:

@@ -46,11 +46,6 @@ def make(records: Records) -> Page:
     )
 
 
-def at_a_glance(records: Records) -> Table:
-    """The learning curves."""
-    return _curves(read_experiment(EXPERIMENT), records)
-
-
 def _curves(cases: Sequence[Case], records: Records) -> Table:
     epochs = cases[0].config.recipe.epochs
     heads = ["scheme", "DoF", "total", *(f"epoch {epoch}" for epoch in range(1, epochs)), "top-1, %", "minutes"]

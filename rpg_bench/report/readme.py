@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from rpg_bench.report import cpu_recipe, rpg_lors, schemes_digits
+from rpg_bench.report import accuracy_vs_dof, rpg_lors, schemes_digits
 from rpg_bench.report.markdown import markdown_table
 from rpg_bench.report.page import Table
 from rpg_bench.report.records import Records
 
 TABLES: Mapping[str, Callable[[Records], Table]] = {
-    "curves": cpu_recipe.at_a_glance,
+    "accuracy": accuracy_vs_dof.at_a_glance,
     "digits": schemes_digits.resnet_at_a_glance,
     "digits-deit": schemes_digits.deit_at_a_glance,
     "spending": rpg_lors.at_a_glance,
