@@ -77,7 +77,7 @@ def compiled(network: nn.Module) -> Callable[[Tensor], Tensor]:
 
     @torch.no_grad()
     def run(images: Tensor) -> Tensor:
-        with settings.patch(freezing=True):  # read when it compiles, at the first call
+        with quietly(), settings.patch(freezing=True):  # read when it compiles, at the first call
             outputs: Tensor = function(images)
         return outputs
 
