@@ -171,6 +171,19 @@ def test_the_network_trains_on_as_it_will_be_stored() -> None:
     assert not straight._masks["sharing.ring"].all()
 
 
+def test_channels_that_never_vary_do_not_spoil_the_scales_of_others() -> None:
+    made = recipe("none", None)
+    model, images = trained(made), inputs(64)
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, torch.nn.Conv2d):
+                layer.weight[::2] = 0.0  # as a sparse network's are
+        estimate_statistics(model, model, [(images, images)])
+        expected = model(images)
+        found = loaded(*container.unpacked(compact(model, made, EIGHT).content, "the file"))(images)
+    assert (found - expected).norm() < 0.5 * (expected - expected.mean(0)).norm()  # 4.7 without
+
+
 @pytest.mark.parametrize("storage", [EIGHT, FOUR])
 def test_what_is_calibrated_is_what_is_read_back(storage: Storage) -> None:
     made = recipe()

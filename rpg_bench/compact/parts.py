@@ -18,6 +18,7 @@ from rpg_bench.sharing.report import trained_parameters
 
 FREE, PRIVATE, BUFFERS = "free", "private", "buffers"
 PARTS = (FREE, PRIVATE, BUFFERS)
+CONSTANT = 1e-3  # times eps: a variance below it moves a channel by at most 3 % of its weight
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -73,6 +74,18 @@ def foldable(model: nn.Module) -> list[tuple[str, _BatchNorm]]:
             if own and layer.weight.requires_grad and layer.bias.requires_grad:
                 found.append((name, layer))
     return found
+
+
+@torch.no_grad()
+def silence_constant_channels(model: nn.Module) -> None:
+    """Scale by zero what batch norms have never seen vary, in a sparse network most channels. In place.
+
+    Such a channel gives its shift in any case. Its folded scale, 1 / sqrt(eps) times the weight, would be hundreds of
+    times those of others, which it shares a step with when they are quantised.
+    """
+    for _, layer in foldable(model):
+        assert layer.running_var is not None
+        layer.weight[layer.running_var < CONSTANT * layer.eps] = 0.0
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from torch import nn
 import rpg_bench
 from rpg_bench.compact import container, index
 from rpg_bench.compact.encoding import Encoding, Size, encoded
-from rpg_bench.compact.parts import BUFFERS, FREE, PARTS, PRIVATE, fold_statistics, parts_of
+from rpg_bench.compact.parts import BUFFERS, FREE, PARTS, PRIVATE, fold_statistics, parts_of, silence_constant_channels
 from rpg_bench.compact.recipe import Recipe
 from rpg_bench.errors import InvalidInput
 from rpg_bench.sharing import sharing_of
@@ -57,6 +57,8 @@ def compact(model: nn.Module, recipe: Recipe, storage: Storage | None = None) ->
     storage = storage or Storage()
     model = copy.deepcopy(model).cpu().eval()
     if storage.fold:
+        if storage.private.bits < 32:
+            silence_constant_channels(model)
         fold_statistics(model)
     parts = parts_of(model, storage.fold)
     tensors: dict[str, NDArray[Any]] = {}
