@@ -1,7 +1,7 @@
 """Attention of vision transformers on a CPU, as two products and a softmax.
 
-In bfloat16 the backward pass of torch's fused attention takes half of DeiT-Tiny's training step there; written out, the
-same layers take a sixth to a half of the time (`python -m rpg_bench.benchmarks attention`;
+In bfloat16 the backward pass of torch's fused attention took half of DeiT-Tiny's training step there; layers that write
+it out, projections included, take a third to three quarters of the time (`python -m rpg_bench.benchmarks attention`;
 results/benchmarks/attention.json). In float32 the fused one is as fast, and needs less memory.
 """
 
