@@ -12,7 +12,7 @@ import torch
 from models import make
 
 from rpg_bench import InvalidInput, share
-from rpg_bench.benchmarks import check, command, result, summary
+from rpg_bench.benchmarks import check, command, result, step, summary
 from rpg_bench.benchmarks.networks import training_step
 from rpg_bench.benchmarks.process import table_bytes
 from rpg_bench.benchmarks.result import HIGHER, LOWER, Figure, Result, Settings
@@ -231,6 +231,19 @@ def test_both_training_loops_train(tmp_path: Path) -> None:
     start = plain[1].weight.clone()
     plain_loop(plain, 4, 2, CPU)()
     assert not torch.equal(plain[1].weight, start)
+
+
+@pytest.mark.parametrize("device", list(step.BOUNDS))
+def test_each_bound_of_a_step_has_its_network(device: str) -> None:
+    timed = step.subjects(Settings(False, torch.device(device)))
+    assert set(step.BOUNDS[device]) <= {subject.name for subject in timed}
+
+
+def test_a_device_times_large_images_too() -> None:
+    subject = step.subjects(Settings(False, torch.device("cuda")))[-1]
+    network = subject.network(CPU)
+    assert sum(weight.numel() for weight in network.parameters()) > 20_000_000  # a ResNet50
+    assert network(torch.randn(1, 3, subject.image_size, subject.image_size)).shape == (1, 100)
 
 
 def test_a_training_step_leaves_no_gradient_behind() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from rpg_bench.benchmarks.networks import SMALL, random_batch, resnet18, training_step
+from rpg_bench.benchmarks.networks import SMALL, random_batch, resnet, training_step
 from rpg_bench.benchmarks.result import HIGHER, Figure, Result, Settings
 from rpg_bench.benchmarks.synthetic import synthetic_data
 from rpg_bench.benchmarks.timing import Contestant, Ratio, Times, in_turn
@@ -48,7 +48,7 @@ def _pipeline(settings: Settings) -> tuple[list[Figure], dict[str, Times]]:
     # The short form's step has a quarter of the images: a figure to compare with itself, not with the bound.
     images, labels = random_batch(BATCH_SIZE // (4 if settings.short else 1), settings.device)
     for stem in ("half",) if settings.short else ("half", "cifar"):
-        contestants[f"{stem} step"] = training_step(resnet18(stem, settings.device), images, labels)
+        contestants[f"{stem} step"] = training_step(resnet(stem, settings.device), images, labels)
     times = in_turn(contestants, settings.device, rounds=settings.rounds(15, 8))
     figures = [
         Figure.ratio(
@@ -67,7 +67,7 @@ def _pipeline(settings: Settings) -> tuple[list[Figure], dict[str, Times]]:
 def _epoch(settings: Settings) -> tuple[list[Figure], dict[str, Times]]:
     steps = 20
     images, labels = random_batch(BATCH_SIZE, settings.device)
-    bare = training_step(share(resnet18("half", settings.device), "rpg_global", SMALL), images, labels)
+    bare = training_step(share(resnet("half", settings.device), "rpg_global", SMALL), images, labels)
 
     def bare_steps() -> None:
         for _ in range(steps):
@@ -75,7 +75,7 @@ def _epoch(settings: Settings) -> tuple[list[Figure], dict[str, Times]]:
 
     with tempfile.TemporaryDirectory() as folder:
         data = synthetic_data(BATCH_SIZE * steps, BATCH_SIZE, settings.device)
-        network = share(resnet18("half", settings.device), "rpg_global", SMALL)
+        network = share(resnet("half", settings.device), "rpg_global", SMALL)
         epoch = whole_trainer(network, data, BATCH_SIZE, settings.device, Path(folder))
         contestants: dict[str, Contestant] = {"bare steps": bare_steps, "whole trainer": epoch}
         times = in_turn(contestants, settings.device, rounds=5, warmup=1)
@@ -89,7 +89,7 @@ def _plain(settings: Settings) -> tuple[list[Figure], dict[str, Times]]:
     with tempfile.TemporaryDirectory() as folder:
         contestants: dict[str, Contestant] = {}
         for name in ("dense", "ring 36k"):
-            ours, theirs = resnet18("cifar", settings.device), resnet18("cifar", settings.device)
+            ours, theirs = resnet("cifar", settings.device), resnet("cifar", settings.device)
             share(ours, "none" if name == "dense" else "rpg_global", None if name == "dense" else SMALL)
             if name != "dense":
                 share_layer_by_layer(theirs, SMALL)

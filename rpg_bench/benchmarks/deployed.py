@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rpg_bench.backbones import create_backbone
-from rpg_bench.benchmarks.networks import CLASSES, IMAGE_SIZE, SMALL, in_format, random_batch, resnet18
+from rpg_bench.benchmarks.networks import CLASSES, IMAGE_SIZE, SMALL, in_format, random_batch, resnet
 from rpg_bench.benchmarks.result import Figure, Result, Settings
 from rpg_bench.benchmarks.timing import Contestant, Ratio, Times, in_turn
 from rpg_bench.compact.int8 import available, compiled, quantised_network
@@ -59,15 +59,15 @@ def run(settings: Settings) -> Result:
 
 
 def _resnet(settings: Settings) -> dict[str, Network]:
-    dense = resnet18("half", settings.device).eval()
-    shared = share(resnet18("half", settings.device), "rpg_global", SMALL).eval()
+    dense = resnet("half", settings.device).eval()
+    shared = share(resnet("half", settings.device), "rpg_global", SMALL).eval()
     found: dict[str, Network] = {
         "dense": dense,
         "materialised": in_format(materialize(shared), torch.channels_last),
         "shared": shared,
     }
     if settings.device.type == "cpu":
-        plain = materialize(share(resnet18("half", settings.device, direct=True), "rpg_global", SMALL)).eval()
+        plain = materialize(share(resnet("half", settings.device, direct=True), "rpg_global", SMALL)).eval()
         found["compiled"] = compiled(plain)
         if available():
             images, _ = random_batch(64, settings.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rpg_bench.benchmarks.networks import SMALL, in_format, random_batch, resnet18
+from rpg_bench.benchmarks.networks import SMALL, in_format, random_batch, resnet
 from rpg_bench.benchmarks.result import Figure, Result, Settings
 from rpg_bench.benchmarks.timing import Contestant, Ratio, Times, in_turn
 from rpg_bench.sharing import materialize, share
@@ -16,8 +16,8 @@ BOUND = 1.02  # times the dense network; the two run the same code
 
 def run(settings: Settings) -> Result:
     """Time single images and a batch, in float32."""
-    dense = resnet18("cifar", settings.device).eval()
-    shared = share(resnet18("cifar", settings.device), "rpg_global", SMALL).eval()
+    dense = resnet("cifar", settings.device).eval()
+    shared = share(resnet("cifar", settings.device), "rpg_global", SMALL).eval()
     plain = in_format(materialize(shared), torch.channels_last)  # as the dense one
     networks = {"dense": dense, "materialised": plain, "shared": shared}
     figures: list[Figure] = []

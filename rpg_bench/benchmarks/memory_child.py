@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from rpg_bench.benchmarks.networks import random_batch, resnet18, training_step
+from rpg_bench.benchmarks.networks import random_batch, resnet, training_step
 from rpg_bench.benchmarks.process import peak, reset_peak, resident, table_bytes
 from rpg_bench.sharing import share, sharing_of
 
@@ -27,7 +27,7 @@ def measure(stem: str, batch_size: int, device: str, dof: int | None = None, opt
     on = torch.device(device)
     images, labels = random_batch(batch_size, on)
     before = resident()
-    network = resnet18(stem, on)
+    network = resnet(stem, on)
     if dof is not None:
         share(network, "rpg_global", dof, **options)
     step = training_step(network, images, labels)

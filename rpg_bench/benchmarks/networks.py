@@ -21,15 +21,17 @@ BUDGETS = {"36k": SMALL, "2.36M": LARGE}
 RING_OPTIONS: dict[str, dict[str, Any]] = {"": {}, " block=16": {"block": 16}}  # by what they add to a ring's name
 
 
-def resnet18(stem: str, device: torch.device, *, direct: bool = False) -> nn.Module:
-    """An untrained ResNet18 for CIFAR-100, the same every time, as the training command holds it.
+def resnet(
+    stem: str, device: torch.device, *, depth: int = 18, image_size: int = IMAGE_SIZE, direct: bool = False
+) -> nn.Module:
+    """An untrained ResNet of CIFAR-100's classes, the same every time, as the training command holds it.
 
     That is channels last, and on a CPU with matrix products for small maps, unless `direct`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = create_backbone(
-            BackboneConfig(name="resnet18", stem=stem), classes=CLASSES, channels=3, image_size=IMAGE_SIZE
+            BackboneConfig(name=f"resnet{depth}", stem=stem), classes=CLASSES, channels=3, image_size=image_size
         )
     if device.type == "cpu" and not direct:
         use_matrix_products(network)
@@ -41,14 +43,11 @@ def in_format(network: nn.Module, form: torch.memory_format) -> nn.Module:
     return network.to(memory_format=form)  # type: ignore[call-overload,no-any-return]  # torch has no hint for it
 
 
-def rings(stem: str, device: torch.device, *, direct: bool = False) -> Iterator[tuple[str, nn.Module]]:
-    """ResNet18 through one ring: both budgets, entry by entry and by blocks."""
+def rings(stem: str, device: torch.device, **network: Any) -> Iterator[tuple[str, nn.Module]]:
+    """A network through one ring: both budgets, entry by entry and by blocks. `network`: options of `resnet`."""
     for budget, dof in BUDGETS.items():
         for name, options in RING_OPTIONS.items():
-            yield (
-                f"rpg_global {budget}{name}",
-                share(resnet18(stem, device, direct=direct), "rpg_global", dof, **options),
-            )
+            yield f"rpg_global {budget}{name}", share(resnet(stem, device, **network), "rpg_global", dof, **options)
 
 
 def random_batch(size: int, device: torch.device, image_size: int = IMAGE_SIZE) -> tuple[Tensor, Tensor]:

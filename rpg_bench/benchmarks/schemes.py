@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rpg_bench.benchmarks.networks import SMALL, random_batch, resnet18, training_step
+from rpg_bench.benchmarks.networks import SMALL, random_batch, resnet, training_step
 from rpg_bench.benchmarks.result import Figure, Result, Settings
 from rpg_bench.benchmarks.timing import Contestant, Ratio, Times, in_turn
 from rpg_bench.errors import InvalidInput
@@ -31,7 +31,7 @@ def run(settings: Settings) -> Result:
     refused: dict[str, str] = {}
     names = SHORT if settings.short else sorted(SCHEMES)
     for start in range(0, len(names), TOGETHER):
-        steps: dict[str, Contestant] = {"dense": training_step(resnet18(stem, settings.device), images, labels)}
+        steps: dict[str, Contestant] = {"dense": training_step(resnet(stem, settings.device), images, labels)}
         for name in names[start : start + TOGETHER]:
             try:
                 network = _shared(name, stem, settings.device, images, labels)
@@ -54,7 +54,7 @@ def run(settings: Settings) -> Result:
 
 def _shared(name: str, stem: str, device: torch.device, images: torch.Tensor, labels: torch.Tensor) -> nn.Module:
     """ResNet18 through the scheme at 36k, or at what it takes that is nearest to it."""
-    network = resnet18(stem, device)
+    network = resnet(stem, device)
     least, most = get_scheme(name).range(find_slots(network))
     dof = min(max(SMALL, least), most)
     return share(network, name, dof, batches=lambda: iter([(images, labels)]))

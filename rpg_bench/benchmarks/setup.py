@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rpg_bench.benchmarks.networks import LARGE, RING_OPTIONS, SMALL, resnet18
+from rpg_bench.benchmarks.networks import LARGE, RING_OPTIONS, SMALL, resnet
 from rpg_bench.benchmarks.process import environment, in_a_process
 from rpg_bench.benchmarks.result import Figure, Result, Settings
 from rpg_bench.benchmarks.timing import Contestant, Ratio, Times, in_turn
@@ -40,7 +40,7 @@ def _against_building(settings: Settings) -> tuple[list[Figure], dict[str, Times
     networks: list[nn.Module] = []
 
     def build() -> None:
-        networks[:] = [resnet18("half", settings.device)]
+        networks[:] = [resnet("half", settings.device)]
 
     def put() -> None:
         share(networks[0], "rpg_global", SMALL)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from rpg_bench.benchmarks.networks import BUDGETS, autocast, in_format, resnet18, rings
+from rpg_bench.benchmarks.networks import BUDGETS, autocast, in_format, resnet, rings
 from rpg_bench.benchmarks.result import HIGHER, Figure, Result, Settings
 from rpg_bench.benchmarks.timing import Contestant, Ratio, in_turn
 from rpg_bench.benchmarks.yardstick import share_layer_by_layer, unpack
@@ -60,7 +60,7 @@ def _sharings(device: torch.device) -> Iterator[tuple[str, Sharing, bool]]:
 
 
 def _contiguous(device: torch.device) -> nn.Module:
-    return in_format(resnet18("half", device), torch.contiguous_format)
+    return in_format(resnet("half", device), torch.contiguous_format)
 
 
 def _produced(sharing: Sharing, as_trained: bool) -> list[Tensor]:

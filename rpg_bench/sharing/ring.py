@@ -24,15 +24,16 @@ from rpg_bench.sharing.unpacking import (
     BLOCK,
     LARGEST_LOOK_UP,
     BlockTable,
+    FusedTable,
     Layout,
     LookUpTable,
     SortedTable,
     Table,
     TorchTable,
     TwoPassTable,
-    available,
     number_of,
     signed_words,
+    supported,
     unpack,
 )
 
@@ -158,7 +159,7 @@ class TableChoice:
     """What the kind of table depends on."""
 
     device: torch.device
-    native: bool  # whether the compiled kernels can be used
+    native: bool  # whether kernels made for the device can be used
     channels_last: bool
 
 
@@ -174,7 +175,8 @@ def make_table(
         by_position: a table that can be told apart into slots.
     """
     shapes = tuple(slot.shape for slot in plan.slots)
-    if choice.native and plan.block > 1 and not by_position:
+    on_cpu = choice.device.type == "cpu"
+    if choice.native and on_cpu and plan.block > 1 and not by_position:
         return BlockTable(*plan.blocks(), Layout(shapes, channels_last=True), plan.scales(), plan.dof)
     layout = Layout(shapes, choice.channels_last or (plan.block > 1 and not by_position))
     index = plan.signed_index() if index is None else index
@@ -183,13 +185,13 @@ def make_table(
         piece = index[start : start + size]
         piece[:] = layout.memory_order(number, piece)
         start += size
-    if not choice.native:
-        kind = TorchTable if choice.device.type == "cpu" or by_position else SortedTable
-        return kind(torch.from_numpy(index).to(choice.device), layout, plan.scales(), plan.dof)
-    words = signed_words(index, plan.dof)
-    if TwoPassTable.is_better(layout, plan.dof):
-        return TwoPassTable(words, layout, plan.scales(), plan.dof)
-    return LookUpTable(words, layout, plan.scales(), plan.dof)
+    if choice.native and on_cpu:
+        words = signed_words(index, plan.dof)
+        if TwoPassTable.is_better(layout, plan.dof):
+            return TwoPassTable(words, layout, plan.scales(), plan.dof)
+        return LookUpTable(words, layout, plan.scales(), plan.dof)
+    kind = TorchTable if on_cpu or by_position else FusedTable if choice.native else SortedTable
+    return kind(torch.from_numpy(index).to(choice.device), layout, plan.scales(), plan.dof)
 
 
 @dataclass(frozen=True)
@@ -271,7 +273,9 @@ class RingSharing(Sharing):
         return self._checksum
 
     def produce(self) -> Sequence[Tensor]:
-        slots = unpack(self.ring, self._prepare(), self.slot_dtype(self.ring))
+        outputs = unpack(self.ring, self._prepare(), self.slot_dtype(self.ring))
+        assert self._table is not None
+        slots = self._table.slots(outputs)
         if self._plan.block > 1 and not self._channels_last:
             return [slot.contiguous() for slot in slots]
         return slots
@@ -285,7 +289,7 @@ class RingSharing(Sharing):
                 self._spare = make_table(self._plan, TableChoice(self.ring.device, False, False), by_position=True)
             part = self._spare.of_slot(number)
             assert part is not None
-        return unpack(self.ring, number_of(part), self.slot_dtype(self.ring))[0]
+        return part.slots(unpack(self.ring, number_of(part), self.slot_dtype(self.ring)))[0]
 
     def extra_repr(self) -> str:
         return f"{self.plan.scheme}, D={self.plan.total}, DoF={self.plan.dof}"
@@ -301,8 +305,7 @@ class RingSharing(Sharing):
 
     def _prepare(self) -> int:
         """Make the table if there is none for this device, dtype and memory format; return its number."""
-        plain = self.ring.device.type == "cpu" and self.slot_dtype(self.ring) in (torch.float32, torch.bfloat16)
-        native = plain and self.ring.dtype == torch.float32 and available()
+        native = supported(self.ring, self.slot_dtype(self.ring))
         choice = TableChoice(self.ring.device, native, self._channels_last)
         if self._table is None or choice != self._made_for:
             self._table = self._spare = None  # freed before the next one is made

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from rpg_bench.sharing.unpacking.fused import FusedTable
 from rpg_bench.sharing.unpacking.layout import Layout
 from rpg_bench.sharing.unpacking.native import available
 from rpg_bench.sharing.unpacking.operations import number_of, unpack
+from rpg_bench.sharing.unpacking.support import supported
 from rpg_bench.sharing.unpacking.tables import (
     BLOCK,
     LARGEST_LOOK_UP,
@@ -21,6 +23,7 @@ __all__ = [
     "BLOCK",
     "LARGEST_LOOK_UP",
     "BlockTable",
+    "FusedTable",
     "Layout",
     "LookUpTable",
     "SortedTable",
@@ -30,5 +33,6 @@ __all__ = [
     "available",
     "number_of",
     "signed_words",
+    "supported",
     "unpack",
 ]

@@ -35,10 +35,10 @@ def unpack(ring: Tensor, table: int, kind: torch.dtype) -> list[Tensor]:
         kind: dtype of the slots.
 
     Returns:
-        The slots, in the shapes and memory order of the table's layout.
+        Tensors of which the table's `slots` makes the slots.
     """
-    slots: list[Tensor] = _unpack(ring, table, kind)
-    return slots
+    outputs: list[Tensor] = _unpack(ring, table, kind)
+    return outputs
 
 
 @torch.library.custom_op("rpg_bench::unpack", mutates_args=())
@@ -53,8 +53,7 @@ def _fold(gradients: Sequence[Tensor | None], table: int, kind: torch.dtype, dev
 
 @_unpack.register_fake
 def _(ring: Tensor, table: int, kind: torch.dtype) -> list[Tensor]:
-    layout = _TABLES[table].layout
-    return [layout.empty(slot, kind).to(ring.device) for slot in range(len(layout.shapes))]
+    return [output.to(ring.device) for output in _TABLES[table].outputs(kind)]
 
 
 @_fold.register_fake
@@ -82,8 +81,8 @@ def _remember_fold(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward_of_fold(ctx: Any, gradient: Tensor) -> tuple[list[Tensor | None], None, None, None]:
     """Both operations are linear, and each other's transpose."""
-    slots = _unpack(gradient, ctx.number, gradient.dtype)
-    cast = [None if kind is None else slot.to(kind) for slot, kind in zip(slots, ctx.kinds, strict=True)]
+    outputs = _unpack(gradient, ctx.number, gradient.dtype)
+    cast = [None if kind is None else output.to(kind) for output, kind in zip(outputs, ctx.kinds, strict=True)]
     return cast, None, None, None
 
 

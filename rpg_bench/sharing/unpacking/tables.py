@@ -1,8 +1,8 @@
 """Tables that say which ring entry, with which sign, each position of the slots takes.
 
-Three kinds of them run the compiled kernels on a CPU, each for what it is fastest at; `TorchTable`
-works everywhere and `SortedTable` sums in a fixed order on accelerators too. All give the same values;
-gradients agree up to the order of summation, which depends neither on threads nor on chance.
+Three kinds of them run the compiled kernels on a CPU, each for what it is fastest at; `FusedTable` (in `fused`)
+those of a CUDA device. `TorchTable` works everywhere, and `SortedTable` sums in a fixed order on every accelerator.
+All give the same values; gradients agree up to the order of summation, which depends neither on threads nor on chance.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ LARGE_PARTS = 64  # of the unpacking of a large ring's blocks, at most so many t
 RANGE_BITS = 5  # a ring is cut into at most 2^5 ranges, each of which a thread can begin at
 
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+KINDS = tuple(_NAMES)  # of the slots that the compiled kernels make
 
 
 def signed_words(index: NDArray[np.int32], dof: int) -> NDArray[np.uint32]:
@@ -41,6 +42,23 @@ def signed_words(index: NDArray[np.int32], dof: int) -> NDArray[np.uint32]:
         piece -= negative * np.uint32(dof)
         piece |= negative * np.uint32(1 << 31)
     return words
+
+
+def sorted_uses(index: Tensor, dof: int) -> tuple[Tensor, Tensor]:
+    """Sort positions by the entry that they use.
+
+    Args:
+        index: where each position reads in (w, -w), int32, shape (D,).
+        dof: N, the entries of the ring.
+
+    Returns:
+        The position of each use, or -1 - position where its sign is negative, int32, shape (D,); and where each
+        entry's uses end, int32, shape (N,). Within an entry positions ascend.
+    """
+    entries = index % dof
+    order = torch.argsort(entries, stable=True)
+    ends = torch.bincount(entries, minlength=dof).cumsum(0).to(torch.int32)
+    return torch.where(index[order] < dof, order, -1 - order).to(torch.int32), ends
 
 
 class Table(ABC):
@@ -58,13 +76,21 @@ class Table(ABC):
     def bytes(self) -> int:
         """Resident memory of the tables."""
 
+    def outputs(self, kind: torch.dtype) -> list[Tensor]:
+        """Uninitialised tensors, on the CPU, like those that `unpack` returns: one for each slot by default."""
+        return [self.layout.empty(slot, kind) for slot in range(len(self.layout.shapes))]
+
+    def slots(self, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """What `unpack` returned as slots, in the layout's shapes and memory order."""
+        return outputs
+
     @abstractmethod
     def unpack(self, ring: Tensor, kind: torch.dtype) -> list[Tensor]:
-        """Slots of dtype `kind`, in the layout's shapes and memory order."""
+        """All slots, of dtype `kind`, in tensors like `outputs`."""
 
     @abstractmethod
     def fold(self, gradients: Sequence[Tensor | None], kind: torch.dtype) -> Tensor:
-        """The ring's gradient, of dtype `kind`, from the slots' (None: zero); summed in float32 at least."""
+        """The ring's gradient, of dtype `kind`, from those of the outputs (None: zero); summed in float32 at least."""
 
     def of_slot(self, number: int) -> Table | None:
         """The part of the table for one slot, if it can be told apart."""
@@ -123,11 +149,7 @@ class SortedTable(TorchTable):
 
     def __init__(self, index: Tensor, layout: Layout, scales: Sequence[float], dof: int) -> None:
         super().__init__(index, layout, scales, dof)
-        entries = index % dof
-        order = torch.argsort(entries, stable=True)
-        self.ends = torch.bincount(entries, minlength=dof).cumsum(0)
-        # The sign in the highest bit: -1 - position.
-        self.order = torch.where(index[order] < dof, order, -1 - order).to(torch.int32)
+        self.order, self.ends = sorted_uses(index, dof)
         del self.index
 
     @property
@@ -152,14 +174,14 @@ class SortedTable(TorchTable):
         return torch.where(self.order < 0, -1 - self.order, self.order).long()
 
     def _counts(self) -> Tensor:
-        return torch.diff(self.ends, prepend=self.ends.new_zeros(1))
+        return torch.diff(self.ends, prepend=self.ends.new_zeros(1)).long()
 
 
 class NativeTable(Table):
     """What runs the compiled kernels: float32 rings, float32 and bfloat16 slots, on the CPU."""
 
     def unpack(self, ring: Tensor, kind: torch.dtype) -> list[Tensor]:
-        slots = [self.layout.empty(slot, kind) for slot in range(len(self.layout.shapes))]
+        slots = self.outputs(kind)
         self._unpack(ring.detach().contiguous(), slots, _NAMES[kind])
         return slots
 
