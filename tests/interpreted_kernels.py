@@ -87,7 +87,7 @@ def check_a_network() -> None:
             model = share(make("resnet"), "rpg_global", 500).eval()
             model.to(memory_format=convert)  # type: ignore[call-overload]
             compiled = torch.compile(model, backend="eager", fullgraph=True)
-            for call in (model, compiled, copy.deepcopy(model)):
+            for call in (compiled, model, copy.deepcopy(model)):
                 owner = call if call is not compiled and isinstance(call, nn.Module) else model
                 torch.testing.assert_close(trained(owner, call), expected, rtol=1e-4, atol=1e-4)
             assert isinstance(sharing_of(model)._table, FusedTable)
