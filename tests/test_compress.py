@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from compact_files import inputs, recipe, trained
-from runner import checkpoints, train_tiny
 
 from rpg_bench import InvalidInput, load
 from rpg_bench.compact import container
@@ -30,9 +30,8 @@ FOUR = Storage(Encoding(4, 64, 8), Encoding(4, 64, 8))
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> str:
-    train_tiny("backbone.stem=cifar", "dataset.subset=1", "recipe.epochs=4", "dataset.image_size=16")
-    return checkpoints(tmp_path)[-1].parent.name
+def run(finished_run: Callable[..., str]) -> str:
+    return finished_run("backbone.stem=cifar", "dataset.subset=1", "recipe.epochs=4", "dataset.image_size=16")
 
 
 def records() -> list[dict[str, Any]]:

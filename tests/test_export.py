@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,9 @@ WARNINGS = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> str:
+def run(finished_run: Callable[..., str]) -> str:
     """The hash of a finished run below the working directory."""
-    train_tiny("backbone.stem=cifar")
-    return checkpoints(tmp_path)[-1].parent.name
+    return finished_run("backbone.stem=cifar")
 
 
 def test_a_run_becomes_a_compact_file(run: str, capsys: pytest.CaptureFixture[str]) -> None:

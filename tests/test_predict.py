@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runner import checkpoints, only_record, train_tiny
+from runner import only_record
 
 from rpg_bench import InvalidInput, load
 from rpg_bench.errors import Failed
@@ -20,10 +21,10 @@ from rpg_bench.predict import picture, predict
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
+def model(finished_run: Callable[..., str]) -> Path:
     """A compact file of a small run."""
-    train_tiny("backbone.stem=cifar", "dataset.subset=1", "recipe.epochs=3")
-    export([f"checkpoint={checkpoints(tmp_path)[-1]}", "output=model.safetensors", "images=10"])
+    run = finished_run("backbone.stem=cifar", "dataset.subset=1", "recipe.epochs=3")
+    export([f"run={run}", "output=model.safetensors", "images=10"])
     return Path("model.safetensors")
 
 

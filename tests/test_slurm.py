@@ -30,9 +30,11 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 
-# Long enough to be met in the middle: some seconds of steps, each of them saved.
-LONG = (*TINY, "recipe.epochs=60", "checkpoint_seconds=1e-3")
-QUICK = (*TINY, "recipe.epochs=60")
+# 80 steps. To be met in the middle, a run is held (`tests/held`) and saves each step.
+QUICK = (*TINY, "recipe.epochs=10")
+LONG = (*QUICK, "checkpoint_seconds=1e-3")
+PATHS = f"{ROOT / 'tests' / 'held'}:{ROOT}"
+TOLD = "Run the same command again to continue"
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def submit(host: SlurmHost, directory: Path, *overrides: str) -> subprocess.Pope
     sweep = subprocess.Popen(
         [sys.executable, "-m", "rpg_bench.train", "--multirun", *preset, *overrides],
         cwd=directory,
-        env={**host.environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+        env={**host.environment, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -87,6 +89,13 @@ def outcome(process: subprocess.Popen[str], seconds: float = 500) -> tuple[int, 
 
 def logs(directory: Path) -> str:
     return "\n".join(path.read_text() for path in sorted((directory / "runs" / "slurm").glob("*/*log*")))
+
+
+def hold(directory: Path) -> Path:
+    """Runs of this directory take a second for each step, until the file is removed."""
+    path = directory / "hold"
+    path.touch()
+    return path
 
 
 def under_way(directory: Path, runs: int = 1) -> bool:
@@ -143,9 +152,12 @@ def assert_equals(directory: Path, undisturbed: Path, seeds: int) -> None:
 
 
 def test_a_sweep_that_is_preempted_continues_by_itself(empty: SlurmHost, tmp_path: Path, undisturbed: Path) -> None:
+    held = hold(tmp_path)
     sweep = submit(empty, tmp_path, *LONG, "seed=0,1,2")
     empty.wait(lambda: under_way(tmp_path, 3), "three runs under way")
     empty.run("sbatch", "--partition=high", f"--ntasks={CPUS}", "--output=/dev/null", "--wrap=sleep 2")
+    empty.wait(lambda: logs(tmp_path).count(TOLD) == 3, "three runs that have left")
+    held.unlink()
     code, out = outcome(sweep)
     assert code == 0, out + logs(tmp_path)
     assert "Slurm job" in out
@@ -153,12 +165,13 @@ def test_a_sweep_that_is_preempted_continues_by_itself(empty: SlurmHost, tmp_pat
     assert_equals(tmp_path, undisturbed, 3)
     for record in records(tmp_path):  # each of them was told to leave, once, and lost no step
         assert len(record["starts"]) == 2, logs(tmp_path)
-    assert logs(tmp_path).count("Run the same command again to continue") == 3
+    assert logs(tmp_path).count(TOLD) == 3
 
 
 def test_a_run_whose_time_is_up_continues_by_itself(empty: SlurmHost, tmp_path: Path) -> None:
     # Slurm's shortest limit is a minute; it sends the signal up to 40 s before the 15 s that are asked for.
     limits = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=15")
+    hold(tmp_path)
     sweep = submit(empty, tmp_path, *LONG, *limits, "recipe.epochs=2000")
     empty.wait(lambda: "continuing in epoch" in logs(tmp_path), "run that continues")
     assert "this job is timed-out" in logs(tmp_path)
@@ -194,7 +207,8 @@ def test_two_tasks_train_one_run(empty: SlurmHost, tmp_path: Path, tasks: tuple[
 
 
 def test_a_task_that_dies_ends_its_run(empty: SlurmHost, tmp_path: Path) -> None:
-    sweep = submit(empty, tmp_path, *LONG, "recipe.epochs=1000", "hydra.launcher.tasks_per_node=2")
+    hold(tmp_path)
+    sweep = submit(empty, tmp_path, *LONG, "hydra.launcher.tasks_per_node=2")
     empty.wait(lambda: under_way(tmp_path), "run under way")
     ranks = {
         (Path(f"/proc/{pid}/environ").read_bytes().split(b"SLURM_PROCID=")[1][:1]): pid
@@ -217,6 +231,7 @@ def test_a_job_that_is_killed_or_cancelled_is_reported_and_continued(
     empty: SlurmHost, tmp_path: Path, undisturbed: Path
 ) -> None:
     overrides = (*LONG, "seed=0")
+    held = hold(tmp_path)
     for how in (["--signal=KILL"], []):  # as the kernel does when memory is short; as the user does
         sweep = submit(empty, tmp_path, *overrides)
         empty.wait(lambda: under_way(tmp_path), "run under way")
@@ -227,6 +242,7 @@ def test_a_job_that_is_killed_or_cancelled_is_reported_and_continued(
         assert f"Slurm job {job} ended before its run did" in out
         assert not records(tmp_path)
         assert not empty.jobs()  # what is cancelled does not come back
+    held.unlink()
     code, out = outcome(submit(empty, tmp_path, *overrides))
     assert code == 0, out
     assert_equals(tmp_path, undisturbed, 1)
@@ -234,6 +250,7 @@ def test_a_job_that_is_killed_or_cancelled_is_reported_and_continued(
 
 def test_the_launcher_is_killed_and_started_again(empty: SlurmHost, tmp_path: Path, undisturbed: Path) -> None:
     arguments = (*LONG, "seed=0,1", "hydra.launcher.array_parallelism=1")
+    held = hold(tmp_path)
     first = submit(empty, tmp_path, *arguments)
     empty.wait(lambda: under_way(tmp_path), "run under way")
     first.kill()
@@ -247,10 +264,16 @@ def test_the_launcher_is_killed_and_started_again(empty: SlurmHost, tmp_path: Pa
         text=True,
     ).stdout
     assert "1 running, 1 queued" in states
-    code, out = outcome(submit(empty, tmp_path, *arguments))
+    again = submit(empty, tmp_path, *arguments)
+    assert again.stdout is not None
+    said = ""
+    while "2 runs are in Slurm's queue already" not in said:
+        said += (line := again.stdout.readline())
+        assert line, said
+    assert "submitted" not in said
+    held.unlink()
+    code, out = outcome(again)
     assert code == 0, out
-    assert "2 runs are in Slurm's queue already" in out
-    assert "submitted" not in out
     assert_equals(tmp_path, undisturbed, 2)
     assert all(len(record["starts"]) == 1 for record in records(tmp_path))  # nobody disturbed the jobs
     code, out = outcome(submit(empty, tmp_path, *arguments))
@@ -258,10 +281,12 @@ def test_the_launcher_is_killed_and_started_again(empty: SlurmHost, tmp_path: Pa
 
 
 def test_a_node_that_fails(empty: SlurmHost, tmp_path: Path, undisturbed: Path) -> None:
+    held = hold(tmp_path)
     sweep = submit(empty, tmp_path, *LONG, "seed=0")
     empty.wait(lambda: under_way(tmp_path), "run under way")
     empty.kill_node("n1")
     empty.wait(lambda: "PENDING" in empty.jobs().values(), "job back in the queue")
+    held.unlink()
     empty.start_node("n1")
     code, out = outcome(sweep)
     assert code == 0, out + logs(tmp_path)
@@ -271,15 +296,18 @@ def test_a_node_that_fails(empty: SlurmHost, tmp_path: Path, undisturbed: Path) 
 
 def test_a_batch_script_of_the_users_own(empty: SlurmHost, tmp_path: Path, undisturbed: Path) -> None:
     """Preempted without a signal ahead: SIGTERM says that the run must leave. The W&B run goes on too."""
+    held = hold(tmp_path)
     script = tmp_path / "job.sh"
     arguments = " ".join(f"'{argument}'" for argument in (*LONG, "seed=0", "tracking=offline"))
     script.write_text(
         f"#!/bin/bash\n#SBATCH --partition=low --requeue --output=log --open-mode=append\n"
-        f"cd {tmp_path}\nPYTHONPATH={ROOT} OMP_NUM_THREADS=1 srun {sys.executable} -u -m rpg_bench.train {arguments}\n"
+        f"cd {tmp_path}\nPYTHONPATH={PATHS} OMP_NUM_THREADS=1 srun {sys.executable} -u -m rpg_bench.train {arguments}\n"
     )
     subprocess.run(["sbatch", str(script)], cwd=tmp_path, env=empty.environment, check=True, stdout=subprocess.DEVNULL)
     empty.wait(lambda: under_way(tmp_path), "run under way")
     empty.run("sbatch", "--partition=high", f"--ntasks={CPUS}", "--output=/dev/null", "--wrap=sleep 2")
+    empty.wait(lambda: TOLD in (tmp_path / "log").read_text(), "run that has left")
+    held.unlink()
     empty.wait(lambda: bool(records(tmp_path)), "record")
     assert_equals(tmp_path, undisturbed, 1)
     assert len(only_record(tmp_path)["starts"]) == 2, (tmp_path / "log").read_text()
