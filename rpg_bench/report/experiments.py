@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rpg_bench.budget import canonical_dof
 from rpg_bench.command_line import register_schema
@@ -25,6 +26,8 @@ from rpg_bench.runs import run_hash
 from rpg_bench.sweeper import common_overrides, expand
 
 __all__ = ["Case", "has_recipe", "read_experiment", "read_runs", "recorded", "under"]
+
+PLAIN_GROUPS = ("backbone", "sharing")  # whose choice changes nothing but the node of their name
 
 _recipe: ContextVar[str] = ContextVar("recipe", default="cpu")
 
@@ -99,19 +102,31 @@ def _read(name: str, *, grid: bool, recipe: str) -> Sequence[Case]:
 
 @functools.cache
 def _composer(name: str) -> _Composer:
-    return _Composer([f"+experiment={name}"])
+    return _Composer(name)
 
 
 class _Composer:
-    """What Hydra composes for each case. It takes a tenth of a second, so that cases which differ in nothing but
-    their budget and seed are composed once, and files are read once for all that choose the same."""
+    """What Hydra composes for each case of an experiment.
 
-    def __init__(self, base: Sequence[str]) -> None:
-        self._base = base
+    It takes a tenth of a second each time, and the report asks for hundreds of cases. So cases that differ in nothing
+    but their budget and seed are composed once, and so are those that differ in their scheme or network: a file of
+    these groups is a plain mapping, and besides it only the schema and the experiment itself say anything of its node
+    (a test holds data sets and recipes to that), so that the node of another choice is made of these three.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._base = [f"+experiment={name}"]
+        own = OmegaConf.to_container(OmegaConf.load(config_directory() / "experiment" / f"{name}.yaml"))
+        assert isinstance(own, dict)
+        self._own = own
         self._parser = OverridesParser.create()
         self._composed: dict[tuple[str, ...], DictConfig] = {}
         self._configs: dict[tuple[str, ...], TrainConfig] = {}
-        self.sweeper = compose("train", list(base), return_hydra_config=True).hydra.sweeper
+        composed = compose("train", self._base, return_hydra_config=True)
+        self.sweeper = composed.hydra.sweeper
+        with open_dict(composed):
+            del composed["hydra"]
+        self._composed[()] = composed
 
     def config(self, overrides: Sequence[str]) -> TrainConfig:
         numbers: dict[str, Any] = {}
@@ -132,10 +147,13 @@ class _Composer:
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
         files: list[str] = []  # overrides that choose one
+        nodes: dict[str, str] = {}  # the choice in each plain group
         values: list[Override] = []
         for text, override in zip(overrides, self._parser.parse_overrides(list(overrides)), strict=True):
             plain = override.type is OverrideType.CHANGE and override.package is None
-            if plain and not (config_directory() / override.key_or_group).is_dir():
+            if plain and override.key_or_group in PLAIN_GROUPS:
+                nodes[override.key_or_group] = str(override.value())
+            elif plain and not (config_directory() / override.key_or_group).is_dir():
                 values.append(override)
             else:
                 files.append(text)
@@ -143,9 +161,29 @@ class _Composer:
         if key not in self._composed:
             self._composed[key] = compose("train", [*self._base, *files])
         config = copy.deepcopy(self._composed[key])
+        for group, choice in nodes.items():
+            config[group] = OmegaConf.merge(_schema()[group], _chosen(group, choice), self._own.get(group) or {})
         for override in values:
             OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
         return config
+
+
+def _schema() -> DictConfig:
+    node: DictConfig = ConfigStore.instance().load("schema.yaml").node
+    return node
+
+
+@functools.cache
+def _chosen(group: str, choice: str) -> Any:
+    """The file of that choice.
+
+    Raises:
+        InvalidInput: there is none.
+    """
+    known = sorted(path.stem for path in (config_directory() / group).glob("*.yaml"))
+    if choice not in known:
+        raise unknown(group, choice, known)
+    return OmegaConf.load(config_directory() / group / f"{choice}.yaml")
 
 
 def recorded(case: Case, records: Records, seeds: Iterable[int] | None = None) -> list[Record]:

@@ -35,7 +35,7 @@ def web_page(records: Records, experiments: Iterable[str]) -> str:
 
 
 def command_of(experiment: str, case: Case) -> str:
-    """The command that runs this case alone.
+    r"""The command that runs this case alone.
 
     >>> from rpg_bench.report.experiments import read_runs
     >>> command_of("rpg_lors", read_runs("rpg_lors")[4])
