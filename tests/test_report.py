@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 from runner import ROOT
 
 from rpg_bench import InvalidInput
 from rpg_bench.config import SharingConfig
 from rpg_bench.corruption_names import CORRUPTIONS
+from rpg_bench.report.cases import DEFAULT_RANKS
 from rpg_bench.report.claims import CLAIMS, UNTESTED
 from rpg_bench.report.command import PAGES, main, make_tables
 from rpg_bench.report.csv_table import csv_table
 from rpg_bench.report.effects import effect
-from rpg_bench.report.experiments import Case, read_experiment, recorded, under
+from rpg_bench.report.experiments import PLAIN_GROUPS, Case, read_experiment, recorded, under
 from rpg_bench.report.fit import log_linear_fit
 from rpg_bench.report.latex import latex
 from rpg_bench.report.page import Measured, Table
@@ -133,7 +135,14 @@ def test_a_cell_is_mean_spread_and_number_of_runs(cases: Sequence[Case]) -> None
         write(case, seed, top1)
     write(case_of(cases, "hashed", 36000), seed=7, top1=95.0)
     make_tables(["schemes_digits"], Path("results"))
-    assert row("rpg_global", "ResNet18 at 36,000") == ["`rpg_global`", "36,000", "0.32%", "51,306", "97.00 ± 1.00 (3)"]
+    assert row("rpg_global", "ResNet18 at 36,000") == [
+        "`rpg_global`",
+        "36,000",
+        "36,000",
+        "0.32%",
+        "51,306",
+        "97.00 ± 1.00 (3)",
+    ]
     assert row("hashed", "ResNet18 at 36,000")[-1] == "95.00 (1)"
     assert row("rpg_global", "ResNet18 at 10% of D")[-1] == "missing"
 
@@ -290,12 +299,55 @@ def test_cases_are_what_hydra_composes() -> None:
 
     from rpg_bench.config import config_directory, from_hydra
 
-    for name, numbers in {"schemes_digits": (4, 26, 28, 30), "rpg_lors_search": (2, 4, 6), "lors_deit": (3,)}.items():
+    chosen = {
+        "schemes_digits": (4, 26, 28, 30),
+        "rpg_lors_search": (2, 4, 6),
+        "lors_deit": (3,),
+        "accuracy_vs_dof": (15, 33),
+        "against_rivals": (8, 9, 15),
+        "destructive_sharing": (5,),
+    }
+    for name, numbers in chosen.items():
         cases = read_experiment(name)
         with initialize_config_dir(str(config_directory()), version_base="1.3"):
             for number in numbers:
                 composed = compose("train", [f"+experiment={name}", *cases[number].overrides])
                 assert from_hydra(composed) == cases[number].config
+
+
+@pytest.mark.parametrize("group", PLAIN_GROUPS)
+def test_choosing_in_a_plain_group_changes_its_node_alone(group: str) -> None:
+    folder = ROOT / "configs"
+    for path in (folder / group).glob("*.yaml"):
+        assert "defaults" not in OmegaConf.load(path)
+        assert "@package" not in path.read_text().splitlines()[0]
+    for path in (*(folder / "dataset").glob("*.yaml"), *(folder / "recipe").glob("*.yaml"), folder / "train.yaml"):
+        assert group not in OmegaConf.load(path)
+
+
+def test_rows_are_by_scheme_and_budget_and_say_what_is_asked(cases: Sequence[Case]) -> None:
+    found = {case.overrides: case for case in read_experiment("accuracy_vs_dof")}
+    write(found["sharing=none", "dof=36k"])
+    make_tables(["accuracy_vs_dof", "global_vs_local"], Path("results"))
+    text = Path("results/tables/accuracy_vs_dof.md").read_text()
+    lines = [line for line in text.split("## ResNet34")[0].splitlines() if line.startswith("| `")]
+    budgets = ["8,000", "36,000", "112,000", "360,000", "1,100,000", "3,500,000"]
+    assert [tuple(cell.strip() for cell in line.strip("|").split("|")[:2]) for line in lines] == [
+        *(("`none`", budget) for budget in (*budgets, "all")),
+        *(("`rpg_global`", budget) for budget in (*budgets, "11,157,504")),
+        *(("`lors`", f"rank {rank}") for rank in (1, 8, 32)),
+    ]
+    assert "| `none` | 112,000 |  |  |  | missing |" in text
+    both = Path("results/tables/global_vs_local.md").read_text()
+    assert "| ResNet34 | `rpg_local` | 11,157,504 |  |  |  | missing |" in both
+    assert "| ResNet18 | `rpg_local` | 18% of D |  |  |  | missing |" in both
+
+
+def test_the_ranks_that_tables_name_are_the_schemes_own() -> None:
+    from rpg_bench.sharing import SCHEMES
+
+    assert {name: scheme.default_rank for name, scheme in SCHEMES.items() if name in DEFAULT_RANKS} == DEFAULT_RANKS
+    assert {name for name, scheme in SCHEMES.items() if hasattr(scheme, "default_rank")} == set(DEFAULT_RANKS)
 
 
 def test_every_claim_and_every_figure_of_the_papers_has_a_row() -> None:

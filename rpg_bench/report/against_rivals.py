@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rpg_bench.report.budget_lines import lines_of_schemes
-from rpg_bench.report.cases import protocol, table_of_cases, top1
+from rpg_bench.report.cases import in_order, protocol, table_of_cases, top1
 from rpg_bench.report.experiments import Case, read_experiment
 from rpg_bench.report.page import Cell, Page, Plot, Table
 from rpg_bench.report.published import published
@@ -48,7 +48,7 @@ def make(records: Records) -> Page:
 
 def _overview(cases: Sequence[Case], budgets: Sequence[int], records: Records) -> Table:
     found = {(case.config.sharing.name, case.config.dof): case for case in cases}
-    schemes = dict.fromkeys(case.config.sharing.name for case in cases if case.config.dof is not None)
+    schemes = dict.fromkeys(case.config.sharing.name for case in in_order(cases) if case.config.dof is not None)
     rows: list[list[Cell]] = []
     for scheme in schemes:
         cells = [

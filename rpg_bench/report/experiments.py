@@ -41,8 +41,9 @@ class Case:
 
     @property
     def label(self) -> str:
-        """The scheme, and the options that the case sets."""
+        """The scheme, and the options that the case sets; a rank stands for a budget, and is no part of it."""
         options = [text.removeprefix("sharing.") for text in self.overrides if text.startswith("sharing.")]
+        options = [option for option in options if not option.startswith("rank=")]
         return " ".join([f"`{self.config.sharing.name}`", *(option.replace("=", " ") for option in options)])
 
 

@@ -35,7 +35,7 @@ def latex(table: Table) -> str:
     \bottomrule
     \end{tabular}
     """
-    columns = "l" + ("l" if table.prose else "r") * (len(table.heads) - 1)
+    columns = "l" * table.left + "r" * (len(table.heads) - table.left)
     lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", _line(table.heads), r"\midrule"]
     lines += [*map(_line, table.rows), r"\bottomrule", r"\end{tabular}"]
     return "\n".join(lines) + "\n"

@@ -37,7 +37,7 @@ def markdown_table(table: Table) -> str:
     |---|---:|
     | `none` | 36,000 |
     """
-    rule = "|---|" + ("---|" if table.prose else "---:|") * (len(table.heads) - 1)
+    rule = "|" + "---|" * table.left + "---:|" * (len(table.heads) - table.left)
     return "\n".join([_line(table.heads), rule, *map(_line, table.rows)])
 
 

@@ -1,4 +1,4 @@
-"""One colour and one marker for each scheme, in every figure."""
+"""One colour, one marker and one name for each scheme, in every figure."""
 
 from __future__ import annotations
 
@@ -29,3 +29,25 @@ STYLES = {
     "synflow": (_GREEN, "o"),
     "rigl": (_ORANGE, "D"),
 }
+DASHES = ("-", "--", ":", "-.")  # tell lines of one scheme apart
+
+
+def title(scheme: str) -> str:
+    """What a legend calls it: a reader of a figure alone does not know what `none` is.
+
+    >>> title("none"), title("lors")
+    ('dense', 'lors')
+    """
+    return "dense" if scheme == "none" else scheme
+
+
+def short(value: float) -> str:
+    """A budget in few characters.
+
+    >>> [short(n) for n in (800, 36_000, 1e6, 3.5e6)]
+    ['800', '36k', '1M', '3.5M']
+    """
+    for size, suffix in ((1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{suffix}"
+    return f"{value:g}"
