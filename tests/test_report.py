@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,9 +22,10 @@ from rpg_bench.report.claims import CLAIMS, UNTESTED
 from rpg_bench.report.command import PAGES, main, make_tables
 from rpg_bench.report.csv_table import csv_table
 from rpg_bench.report.effects import effect
-from rpg_bench.report.experiments import PLAIN_GROUPS, Case, read_experiment, recorded, under
+from rpg_bench.report.experiments import PLAIN_GROUPS, Case, read_experiment, read_runs, recorded, under
 from rpg_bench.report.fit import log_linear_fit
 from rpg_bench.report.latex import latex
+from rpg_bench.report.learning_rates import at_rate
 from rpg_bench.report.page import Measured, Table
 from rpg_bench.report.published import published
 from rpg_bench.report.readme import TABLES, refreshed
@@ -116,6 +118,50 @@ def test_every_candidate_for_the_recipe_is_tried_on_the_same_schemes() -> None:
     tried = Counter(run_hash(dataclasses.replace(case.config, sharing=SharingConfig(), dof=None)) for case in cases)
     assert {case.config.dataset.validation for case in cases} == {0.1}
     assert set(tried.values()) == {2}
+
+
+def test_every_scheme_is_given_the_same_search_for_a_learning_rate() -> None:
+    schemes = {case.overrides for case in read_experiment("learning_rates")}
+    rivals = [case for case in read_experiment("against_rivals") if case.config.dof in (36_000, None)]
+    assert schemes == {case.overrides for case in rivals}
+    runs = read_runs("learning_rates")
+    assert {case.config.dataset.validation for case in runs} == {0.1}
+    tried = Counter(case.config.optimizer.lr for case in runs)
+    assert set(tried) == {0.03, 0.1, 0.3}
+    assert set(tried.values()) == {len(schemes)}
+    assert len({run_hash(case.config) for case in runs}) == len(runs)
+
+
+def test_the_best_rate_is_chosen_on_the_validation_split_and_its_run_is_asked_for() -> None:
+    def tried(rate: float) -> Case:
+        (found,) = [
+            case
+            for case in read_runs("learning_rates")
+            if {"sharing=snip", "dof=36k"} < set(case.overrides) and case.config.optimizer.lr == rate
+        ]
+        return found
+
+    def cells() -> list[str]:
+        make_tables(["learning_rates"], Path("results"))
+        (line,) = [line for line in page.read_text().splitlines() if line.startswith("| `snip`")]
+        return [cell.strip() for cell in line.strip("|").split("|")]
+
+    page = Path("results/tables/learning_rates.md")
+    (rival,) = [case for case in read_experiment("against_rivals") if case.overrides == ("sharing=snip", "dof=36k")]
+    write(rival, top1=40.0)
+    write(tried(0.1), top1=20.0)
+    write(tried(0.3), top1=25.0)
+    assert cells()[2:] == ["missing", "20.00 (1)", "25.00 (1)", "missing", "40.00 (1)", "missing"]
+    assert "```" not in page.read_text()
+    write(tried(0.03), top1=10.0)
+    assert cells()[2:] == ["10.00 (1)", "20.00 (1)", "25.00 (1)", "0.3", "40.00 (1)", "missing"]
+    (command,) = [line for line in page.read_text().splitlines() if line.startswith("python")]
+    assert "+experiment=against_rivals seed=0" in command
+    again = at_rate(rival, 0.3)
+    assert list(again.overrides) == json.loads(shlex.split(command)[-1].partition("=")[2])[0]
+    write(again, top1=44.0)
+    assert cells()[-3:] == ["0.3", "40.00 (1)", "44.00 (1)"]
+    assert "```" not in page.read_text()
 
 
 def test_what_was_tried_and_what_was_measured_are_told_apart() -> None:

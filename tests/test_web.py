@@ -13,10 +13,12 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from runner import ROOT
 
+from rpg_bench.report.commands import command_of
 from rpg_bench.report.experiments import read_runs
 from rpg_bench.report.records import Records, read_records
 from rpg_bench.report.style import STYLES
-from rpg_bench.report.web import command_of, web_page
+from rpg_bench.report.web import web_page
+from rpg_bench.runs import hash_of
 from rpg_bench.sharing import SCHEMES
 from rpg_bench.sweeper import expand
 
@@ -106,15 +108,26 @@ def test_a_text_in_a_record_cannot_leave_its_place(records: Records) -> None:
 
 
 def test_the_command_of_a_run_is_the_run() -> None:
-    for case in read_runs("rpg_lors"):
-        words = shlex.split(command_of("rpg_lors", case))
-        assert words[:4] == ["python", "-m", "rpg_bench.train", "--multirun"]
-        assert words[4] == "+experiment=rpg_lors"
-        grid = [word for word in words[5:] if word.startswith("seed=")]
-        (cases,) = [word for word in words if word.startswith("hydra.sweeper.cases=")]
-        parser = OverridesParser.create()
-        parsed = parser.parse_overrides([cases])[0].value()
-        assert [tuple(run) for run in expand(parsed, grid, parser)] == [case.overrides]
+    for name in ("rpg_lors", "learning_rates"):
+        for case in read_runs(name):
+            words = shlex.split(command_of(name, case, seed=0))
+            assert words[:4] == ["python", "-m", "rpg_bench.train", "--multirun"]
+            assert words[4] == f"+experiment={name}"
+            cases = words[-1]
+            assert cases.startswith("hydra.sweeper.cases=")
+            parser = OverridesParser.create()
+            parsed = parser.parse_overrides([cases])[0].value()
+            assert [set(run) for run in expand(parsed, words[5:-1], parser)] == [set(case.overrides)]
+
+
+def test_a_run_of_any_seed_has_its_command(records: Records) -> None:
+    name, record = "c83c188edb73", records.found["c83c188edb73"]
+    values = json.loads(json.dumps(record.values))
+    values["seed"] = values["config"]["seed"] = 7
+    values["hash"] = hash_of(values["config"])
+    assert values["hash"] != name
+    text = web_page(Records({values["hash"]: type(record)(values)}, (), ()), ["accuracy_vs_dof"])
+    assert "+experiment=accuracy_vs_dof seed=7" in text
 
 
 def test_every_scheme_has_a_look_of_its_own() -> None:

@@ -14,7 +14,8 @@ from rpg_bench.report.records import Records
 EXPERIMENT = "against_rivals"
 INTRODUCTION = """\
 Every scheme with the same number of free numbers in the slots of a ResNet18. Top-1 on the 10,000 test images in
-percent. `lowrank` begins at 35,712; `lors`, `lors_adaptive` and `tied` at 7,987,200, where they are listed."""
+percent. `lowrank` begins at 35,712; `lors`, `lors_adaptive` and `tied` at 7,987,200, where they are listed. One
+learning rate for all; what each scheme gains by its own: *Learning rates*."""
 PUBLISHED = """\
 ResNet18 on CIFAR-100 at the published numbers of surviving weights: SynFlow's repository, three runs each, mean ±
 sample standard deviation. Another protocol: its long schedule against eight epochs here."""

@@ -25,7 +25,7 @@ from rpg_bench.report.records import Record, Records
 from rpg_bench.runs import run_hash
 from rpg_bench.sweeper import common_overrides, expand
 
-__all__ = ["Case", "has_recipe", "read_experiment", "read_runs", "recorded", "under"]
+__all__ = ["Case", "grid_keys", "has_recipe", "read_experiment", "read_runs", "recorded", "under"]
 
 PLAIN_GROUPS = ("backbone", "sharing")  # whose choice changes nothing but the node of their name
 
@@ -79,6 +79,12 @@ def has_recipe(name: str, recipe: str) -> bool:
     """Whether the experiment can be run under it."""
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
         return recipe == "cpu" or bool(_composer(name).sweeper.paper)
+
+
+def grid_keys(name: str) -> Sequence[str]:
+    """What the experiment sweeps besides its cases, such as the seed."""
+    with initialize_config_dir(str(config_directory()), version_base="1.3"):
+        return tuple(str(key) for key in _composer(name).sweeper.params or {})
 
 
 @functools.cache

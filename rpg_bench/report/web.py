@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rpg_bench.report.experiments import Case, read_runs
+from rpg_bench.report.commands import command_of
+from rpg_bench.report.experiments import read_runs
 from rpg_bench.report.records import Record, Records
 from rpg_bench.report.style import STYLES
 from rpg_bench.runs import run_hash
@@ -27,24 +28,14 @@ def web_page(records: Records, experiments: Iterable[str]) -> str:
     commands: dict[str, str] = {}
     for name in experiments:
         for case in read_runs(name):
-            commands.setdefault(run_hash(case.config), command_of(name, case))
+            for seed in records.seeds:
+                run = run_hash(dataclasses.replace(case.config, seed=seed))
+                if run in records.found and run not in commands:
+                    commands[run] = command_of(name, case, seed)
     runs = [_run(record, commands) for _, record in sorted(records.found.items())]
     data = json.dumps({"runs": runs, "styles": STYLES}, separators=(",", ":"), sort_keys=True)
     # A text in a record must not end the element that holds the data.
     return TEMPLATE.read_text(encoding="utf-8").replace(_PLACE, data.replace("<", "\\u003c"))
-
-
-def command_of(experiment: str, case: Case) -> str:
-    r"""The command that runs this case alone.
-
-    >>> from rpg_bench.report.experiments import read_runs
-    >>> command_of("rpg_lors", read_runs("rpg_lors")[4])
-    'python -m rpg_bench.train --multirun +experiment=rpg_lors seed=0 \'hydra.sweeper.cases=[["sharing=tied"]]\''
-    """
-    own = [text for text in case.overrides if not text.startswith("seed=")]
-    seeds = [text for text in case.overrides if text.startswith("seed=")]
-    chosen = [f"+experiment={experiment}", *seeds, f"hydra.sweeper.cases=[{json.dumps(own)}]"]
-    return shlex.join(["python", "-m", "rpg_bench.train", "--multirun", *chosen])
 
 
 def _run(record: Record, commands: dict[str, str]) -> dict[str, Any]:
