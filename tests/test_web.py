@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
@@ -38,10 +39,11 @@ def page(records: Records, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def shown(page: Path, state: str = "") -> str:
+def shown(page: Path, state: str = "", width: int = 1200) -> str:
     """The document after its scripts have run."""
     assert BROWSER is not None
-    command = [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom", f"{page.as_uri()}#{state}"]
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={width},900"]
+    command = [BROWSER, *options, "--dump-dom", f"{page.as_uri()}#{state}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -49,26 +51,26 @@ def shown(page: Path, state: str = "") -> str:
 
 def rows(document: str) -> list[list[str]]:
     body = document.split('<tbody id="rows">')[1].split("</tbody>")[0]
-    return [re.findall(r"<td>(.*?)</td>", row) for row in body.split("</tr>")[:-1]]
+    return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in body.split("</tr>")[:-1]]
 
 
 @in_a_browser
 def test_every_run_has_a_row_and_a_point(page: Path, records: Records) -> None:
-    document = shown(page)
+    document = shown(page, "dataset=all&evaluated=all")
     assert len(rows(document)) == len(records.found)
     assert document.count('class="point"') == len(records.found)
-    top1 = [float(row[7]) for row in rows(document)]
+    top1 = [float(row[2]) for row in rows(document)]
     assert top1 == sorted(top1, reverse=True)
 
 
 @in_a_browser
 def test_runs_are_chosen_and_sorted_by_the_address(page: Path, records: Records) -> None:
-    found = rows(shown(page, "dataset=cifar100&scheme=none&sort=top1&order=up"))
+    found = rows(shown(page, "dataset=cifar100&evaluated=all&scheme=none&sort=top1&order=up"))
     configs = [record.values["config"] for record in records.found.values()]
     wanted = [c for c in configs if (c["dataset"]["name"], c["sharing"]["name"]) == ("cifar100", "none")]
     assert len(found) == len(wanted) > 1
-    assert {(row[0], row[2]) for row in found} == {("none", "cifar100")}
-    top1 = [float(row[7]) for row in found]
+    assert {(row[0], row[7]) for row in found} == {("none", "cifar100")}
+    top1 = [float(row[2]) for row in found]
     assert top1 == sorted(top1)
 
 
@@ -91,7 +93,38 @@ def test_a_run_that_is_pointed_at_shows_its_command(page: Path) -> None:
     assert "55.87 %" in details
     assert "+experiment=cpu_recipe seed=0" in details
     assert document.count('class="point chosen"') == 1
-    assert document.count('<tr data-run="c83c188edb73" class="chosen">') == 1
+    assert document.count('<tr data-run="c83c188edb73" tabindex="0" class="chosen">') == 1
+
+
+@in_a_browser
+def test_only_runs_that_compare_are_shown_at_first(page: Path) -> None:
+    found = rows(shown(page))
+    assert len(found) > 5
+    assert {(row[7], row[8]) for row in found} == {("cifar100", "test images")}
+
+
+@in_a_browser
+def test_the_command_is_copied_by_a_button(page: Path) -> None:
+    copying = page.with_name("copying.html")
+    script = """<script>
+    document.querySelector('[data-run="c83c188edb73"]').dispatchEvent(new Event("mouseenter"));
+    Object.defineProperty(navigator, "clipboard", { value: { writeText: text => { document.title = text; } } });
+    document.querySelector("#details button").click();
+    </script>"""
+    copying.write_text(page.read_text(encoding="utf-8").replace("</html>", f"{script}</html>"), encoding="utf-8")
+    document = shown(copying)
+    assert "<title>python -m rpg_bench.train --multirun +experiment=cpu_recipe seed=0" in document
+    assert ">copied</button>" in document
+
+
+@in_a_browser
+@pytest.mark.parametrize("width", [360, 1200])
+def test_the_axis_names_budgets_that_do_not_touch(page: Path, width: int) -> None:
+    document = shown(page, width=width)
+    places = sorted(float(x) for x in re.findall(r'<text x="([\d.]+)" y="336" text-anchor="middle">', document))
+    names = re.findall(r'y="336" text-anchor="middle">([\d.]+[kM]?)<', document)
+    assert {"8k", "36k", "1M"} <= set(names)
+    assert all(right - left >= 36 for left, right in itertools.pairwise(places))
 
 
 def test_nothing_is_fetched_from_elsewhere(page: Path) -> None:

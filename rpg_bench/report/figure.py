@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rpg_bench.files import write_aside
 from rpg_bench.report.page import Plot
-from rpg_bench.report.style import STYLES, short
+from rpg_bench.report.style import STYLES, TICKS, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,8 +22,6 @@ _METADATA: Mapping[str, dict[str, Any]] = {
     ".pdf": {"CreationDate": None, "Producer": None, "Creator": None},
     ".png": {"Software": None},
 }
-# Budgets that people name, those of the papers first: where two would stand on one another, the first is kept.
-_TICKS = (8e3, 36e3, 1e6, 11e6, 112e3, 360e3, 3.5e6, 1e3, 100e6, 2e3, 4e3, 18e3, 2e6, 5e6, 21e6, 500e3, 200e3, 50e3)
 _CLOSEST = 0.1  # of the axis, between two ticks
 _LEAST_SPAN = 5.0  # units of the other axis: less would make noise look like an effect
 
@@ -98,7 +96,7 @@ def ticks(low: float, high: float) -> list[float]:
     """
     span = math.log10(high / low)
     kept: list[float] = []
-    for tick in _TICKS:
+    for tick in TICKS:
         if low <= tick <= high and all(abs(math.log10(tick / other)) >= _CLOSEST * span for other in kept):
             kept.append(tick)
     return sorted(kept)

@@ -29,6 +29,8 @@ STYLES = {
     "synflow": (_GREEN, "o"),
     "rigl": (_ORANGE, "D"),
 }
+# Budgets that people name, those of the papers first: where two would stand on one another, the first is kept.
+TICKS = (8e3, 36e3, 1e6, 11e6, 112e3, 360e3, 3.5e6, 1e3, 100e6, 2e3, 4e3, 18e3, 2e6, 5e6, 21e6, 500e3, 200e3, 50e3)
 DASHES = ("-", "--", ":", "-.")  # tell lines of one scheme apart
 
 

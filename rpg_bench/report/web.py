@@ -11,7 +11,7 @@ from typing import Any
 from rpg_bench.report.commands import command_of
 from rpg_bench.report.experiments import read_runs
 from rpg_bench.report.records import Record, Records
-from rpg_bench.report.style import STYLES
+from rpg_bench.report.style import STYLES, TICKS
 from rpg_bench.runs import run_hash
 
 TEMPLATE = Path(__file__).with_name("report_page.html")
@@ -33,7 +33,7 @@ def web_page(records: Records, experiments: Iterable[str]) -> str:
                 if run in records.found and run not in commands:
                     commands[run] = command_of(name, case, seed)
     runs = [_run(record, commands) for _, record in sorted(records.found.items())]
-    data = json.dumps({"runs": runs, "styles": STYLES}, separators=(",", ":"), sort_keys=True)
+    data = json.dumps({"runs": runs, "styles": STYLES, "ticks": TICKS}, separators=(",", ":"))
     # A text in a record must not end the element that holds the data.
     return TEMPLATE.read_text(encoding="utf-8").replace(_PLACE, data.replace("<", "\\u003c"))
 
