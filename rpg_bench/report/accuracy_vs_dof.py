@@ -6,10 +6,11 @@ import statistics
 from collections.abc import Sequence
 
 from rpg_bench.report.budget_lines import lines_of_schemes, points_of
-from rpg_bench.report.cases import protocol, table_of_cases
+from rpg_bench.report.cases import table_of_cases
 from rpg_bench.report.experiments import Case, read_experiment, recorded
 from rpg_bench.report.fit import LogLinearFit, log_linear_fit
 from rpg_bench.report.page import Cell, Line, Measured, Page, Plot, Table
+from rpg_bench.report.protocol import protocol
 from rpg_bench.report.published import published_table
 from rpg_bench.report.records import Records
 from rpg_bench.report.summary import MISSING

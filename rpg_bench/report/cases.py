@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rpg_bench.report.experiments import Case, recorded
 from rpg_bench.report.page import Cell, Measured, Table
@@ -11,6 +11,7 @@ from rpg_bench.report.records import Records
 from rpg_bench.report.style import STYLES
 
 HEADS = ("scheme", "asked", "DoF", "of D", "total", "top-1, %")
+PUBLISHED = "published, other protocol"
 NETWORKS = {"resnet18": "ResNet18", "resnet34": "ResNet34", "deit_tiny_patch16_224": "DeiT-Tiny"}
 # The base rank of a scheme that is given neither rank nor budget; a test holds them to the schemes, whose import takes
 # seconds.
@@ -59,10 +60,12 @@ def network(case: Case) -> str:
     return NETWORKS.get(name, name)
 
 
-def table_of_cases(cases: Sequence[Case], records: Records, name: str = "") -> Table:
+def table_of_cases(
+    cases: Sequence[Case], records: Records, name: str = "", theirs: Mapping[str, str] | None = None
+) -> Table:
     """What each case asks for, achieved DoF and top-1; a case without records says so.
 
-    The network has a column where there are several.
+    The network has a column where there are several; so has what was published of the schemes, where it is given.
     """
     several = len({case.config.backbone.name for case in cases}) > 1
     rows: list[list[Cell]] = []
@@ -71,23 +74,10 @@ def table_of_cases(cases: Sequence[Case], records: Records, name: str = "") -> T
         dof, total = counts(case, records)
         share = f"{found[0].dof / found[0].slot_scalars:.2%}" if found else ""
         first: list[Cell] = [network(case)] if several else []
-        rows.append([*first, case.label, asked(case), dof, share, total, top1(case, records)])
-    return Table(("network", *HEADS) if several else HEADS, rows, name, texts=2 if several else 1)
-
-
-def protocol(case: Case) -> str:
-    """How the case is trained, in one sentence."""
-    data, recipe, optimizer = case.config.dataset, case.config.recipe, case.config.optimizer
-    stem = f", `{recipe.stem}` stem" if recipe.stem and case.config.backbone.name.startswith("resnet") else ""
-    patch = f", patch {case.config.backbone.patch_size}" if case.config.backbone.patch_size else ""
-    pixels = f"{data.image_size}x{data.image_size} pixels"
-    if recipe.train_sizes:
-        pixels += f" (training images grow: {', '.join(map(str, recipe.train_sizes))})"
-    smoothing = f", label smoothing {recipe.label_smoothing:g}" if recipe.label_smoothing else ""
-    return (
-        f"{recipe.epochs} epochs of {data.name} at {pixels}{stem}{patch}, batch {recipe.batch_size}, {optimizer.name}, "
-        f"lr {optimizer.lr:g}, weight decay {optimizer.weight_decay:g}{smoothing}."
-    )
+        last = [theirs.get(case.config.sharing.name, "")] if theirs else []
+        rows.append([*first, case.label, asked(case), dof, share, total, top1(case, records), *last])
+    heads = [*(["network"] if several else []), *HEADS, *([PUBLISHED] if theirs else [])]
+    return Table(heads, rows, name, texts=2 if several else 1)
 
 
 def _rank(case: Case) -> int | None:

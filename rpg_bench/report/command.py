@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from rpg_bench.config import config_directory
 from rpg_bench.errors import BAD_INPUT, FAILED, InvalidInput, unknown
 from rpg_bench.files import write_aside
 from rpg_bench.report import (
@@ -36,7 +35,7 @@ from rpg_bench.report import (
     sweep_demo,
 )
 from rpg_bench.report.csv_table import csv_table
-from rpg_bench.report.experiments import has_recipe, read_experiment, recorded, under
+from rpg_bench.report.experiments import experiments, has_recipe, read_experiment, recorded, under
 from rpg_bench.report.figure import draw
 from rpg_bench.report.latex import latex
 from rpg_bench.report.markdown import markdown
@@ -93,8 +92,7 @@ def make_tables(names: Sequence[str], results: Path) -> Records:
             print(path)
     if not names:
         write_aside(results / "README.md", overview(pages, records).encode())
-        experiments = [path.stem for path in sorted((config_directory() / "experiment").glob("*.yaml"))]
-        write_aside(results / "report.html", web_page(records, experiments).encode())
+        write_aside(results / "report.html", web_page(records, experiments()).encode())
         print(results / "README.md", results / "report.html", sep="\n")
         readme = results.resolve().parent / "README.md"
         if readme.is_file():

@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from rpg_bench.report.cases import asked, counts, in_order, protocol
+from rpg_bench.report.cases import asked, counts, in_order
 from rpg_bench.report.experiments import Case, read_experiment, recorded
 from rpg_bench.report.page import Line, Measured, Page, Plot, Table
+from rpg_bench.report.protocol import protocol
 from rpg_bench.report.published import published_table
 from rpg_bench.report.records import Records
 from rpg_bench.report.style import short, title

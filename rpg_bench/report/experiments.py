@@ -25,7 +25,7 @@ from rpg_bench.report.records import Record, Records
 from rpg_bench.runs import run_hash
 from rpg_bench.sweeper import common_overrides, expand
 
-__all__ = ["Case", "grid_keys", "has_recipe", "read_experiment", "read_runs", "recorded", "under"]
+__all__ = ["Case", "experiments", "grid_keys", "has_recipe", "read_experiment", "read_runs", "recorded", "under"]
 
 PLAIN_GROUPS = ("backbone", "sharing")  # whose choice changes nothing but the node of their name
 
@@ -45,6 +45,11 @@ class Case:
         options = [text.removeprefix("sharing.") for text in self.overrides if text.startswith("sharing.")]
         options = [option for option in options if not option.startswith("rank=")]
         return " ".join([f"`{self.config.sharing.name}`", *(option.replace("=", " ") for option in options)])
+
+
+def experiments() -> Sequence[str]:
+    """The names of all of them."""
+    return sorted(path.stem for path in (config_directory() / "experiment").glob("*.yaml"))
 
 
 def read_experiment(name: str) -> Sequence[Case]:
@@ -89,9 +94,8 @@ def grid_keys(name: str) -> Sequence[str]:
 
 @functools.cache
 def _read(name: str, *, grid: bool, recipe: str) -> Sequence[Case]:
-    known = [path.stem for path in (config_directory() / "experiment").glob("*.yaml")]
-    if name not in known:
-        raise unknown("experiment", name, known)
+    if name not in experiments():
+        raise unknown("experiment", name, experiments())
     register_schema()
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
         composer = _composer(name)

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 from rpg_bench.corruption_names import GROUPS
 from rpg_bench.report.budget_lines import Measure, lines_of_schemes
-from rpg_bench.report.cases import asked, counts, in_order, protocol, top1
+from rpg_bench.report.cases import asked, counts, in_order, top1
 from rpg_bench.report.effects import effect
 from rpg_bench.report.experiments import Case, read_experiment, recorded
 from rpg_bench.report.page import Cell, Line, Measured, Page, Plot, Table
+from rpg_bench.report.protocol import protocol
 from rpg_bench.report.published import published_table
 from rpg_bench.report.records import Record, Records
 from rpg_bench.report.summary import MISSING

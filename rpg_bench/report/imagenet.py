@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rpg_bench.report.cases import asked, counts, in_order, network, protocol, top1
+from rpg_bench.report.cases import asked, counts, in_order, network, top1
 from rpg_bench.report.contrasts import case_where
 from rpg_bench.report.experiments import Case, read_experiment
 from rpg_bench.report.page import Cell, Page, Table
+from rpg_bench.report.protocol import protocol
 from rpg_bench.report.published import published, published_table
 from rpg_bench.report.records import Records
 

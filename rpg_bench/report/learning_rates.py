@@ -7,10 +7,11 @@ import statistics
 from collections.abc import Sequence
 
 from rpg_bench.report import against_rivals
-from rpg_bench.report.cases import asked, in_order, protocol, top1
+from rpg_bench.report.cases import asked, in_order, top1
 from rpg_bench.report.commands import command_of
 from rpg_bench.report.experiments import Case, read_experiment, read_runs
 from rpg_bench.report.page import Cell, Page, Table
+from rpg_bench.report.protocol import protocol
 from rpg_bench.report.records import Records
 from rpg_bench.report.summary import MISSING
 
@@ -60,7 +61,7 @@ def make(records: Records) -> Page:
         "Learning rates",
         [
             INTRODUCTION,
-            f"The search: {_without_rate(protocol(searched[0]))}",
+            f"The search: {protocol(searched[0], rate=False)}",
             Table(heads, rows, texts=2),
             *wanted,
         ],
@@ -89,8 +90,3 @@ def at_rate(case: Case, rate: float) -> Case:
 def _scheme(case: Case) -> tuple[object, ...]:
     sharing = case.config.sharing
     return sharing.name, case.config.dof, tuple(sorted((key, repr(value)) for key, value in sharing.options.items()))
-
-
-def _without_rate(text: str) -> str:
-    """A protocol of which each column has its own rate."""
-    return ", ".join(part for part in text.split(", ") if not part.startswith("lr "))

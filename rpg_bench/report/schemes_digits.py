@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from rpg_bench.report.cases import network, protocol, table_of_cases, top1
+from rpg_bench.report.cases import network, table_of_cases, top1
 from rpg_bench.report.experiments import Case, read_experiment
 from rpg_bench.report.page import Cell, Page, Plot, Table
+from rpg_bench.report.protocol import protocol
 from rpg_bench.report.records import Records
 
 EXPERIMENT = "schemes_digits"
