@@ -10,6 +10,7 @@ from typing import Any
 
 from rpg_bench.errors import InvalidInput
 from rpg_bench.finished import FORMAT
+from rpg_bench.report import record_shape
 from rpg_bench.report.compressions import Compression, read_compressions, read_deployed
 from rpg_bench.runs import hash_of
 
@@ -118,16 +119,13 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
         values: Any = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         return {}, f"cannot be read ({' '.join(str(error).split())})"
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
+    if not isinstance(values, dict) or "format" not in values:
         return {}, f"is not a record of format {FORMAT}"
+    if values["format"] != FORMAT:
+        return {}, f"is a record of format {values['format']!r}; this version reads format {FORMAT}"
     if values.get("hash") != path.stem.partition("-")[0]:
         return {}, f"says that it is {values.get('hash')}"
-    lacking = [key for key in ("status", "seed", "dof", "config") if key not in values]
-    if values.get("status") == "finished":
-        lacking += [key for key in ("history", "train_seconds") if key not in values]
-        if "test_top1" not in values.get("final", {}):
-            lacking.append("final")
-    return values, f"lacks {', '.join(lacking)}" if lacking else _contradiction(values)
+    return values, record_shape.problem(values) or _contradiction(values)
 
 
 def _contradiction(values: dict[str, Any]) -> str:

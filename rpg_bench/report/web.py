@@ -58,8 +58,13 @@ def _run(record: Record, commands: dict[str, str]) -> dict[str, Any]:
         "total": record.total,
         "top1": record.top1,
         "minutes": values["train_seconds"] / 60,
-        "hardware": f"{hardware.get('cpu', 'unknown')}, {hardware.get('threads', '?')} threads",
+        "hardware": f"{hardware.get('cpu', 'unknown')}, {_threads(hardware)}",
         "torch": versions.get("torch", "unknown"),
         "commit": values["git"]["commit"][:12],
         "command": commands.get(record.name, ""),
     }
+
+
+def _threads(hardware: dict[str, Any]) -> str:
+    count = hardware.get("threads", "?")
+    return "1 thread" if count == 1 else f"{count} threads"
