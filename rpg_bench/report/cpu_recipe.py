@@ -104,6 +104,6 @@ def _history(found: Sequence[Record]) -> list[float]:
 def _minutes(found: Sequence[Record]) -> str:
     if not found:
         return MISSING
-    threads = sorted({str(record.values["hardware"]["threads"]) for record in found})
+    threads = sorted({str(record.values.get("hardware", {}).get("threads", "?")) for record in found})
     minutes = statistics.fmean(record.values["train_seconds"] for record in found) / 60
     return f"{minutes:.0f} on {' or '.join(threads)} thread{'' if threads == ['1'] else 's'}"

@@ -1,4 +1,4 @@
-"""What a record must hold for tables to be made of it: a file that was cut off or changed by hand is named, not used."""
+"""What a record must hold for tables to be made of it: a file that was changed by hand is named, not used."""
 
 from __future__ import annotations
 
@@ -35,6 +35,10 @@ def _corruptions(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(row, list) and all(map(_percent, row)) for row in value.values())
 
 
+def _commit(value: Any) -> bool:
+    return value is None or (isinstance(value, dict) and isinstance(value.get("dirty"), bool))
+
+
 Check = Callable[[Any], bool]
 # Of every record, and of a finished one besides.
 EVERY: Mapping[str, tuple[Check, str]] = {
@@ -52,10 +56,7 @@ FINISHED: Mapping[str, tuple[Check, str]] = {
     "train_seconds": (_number, "number of seconds"),
 }
 OPTIONAL: Mapping[str, tuple[Check, str]] = {
-    "git": (
-        lambda value: value is None or (isinstance(value, dict) and isinstance(value.get("dirty"), bool)),
-        "commit",
-    ),
+    "git": (_commit, "commit"),
     "git.commit": (lambda value: isinstance(value, str), "text"),
     "finished_at": (lambda value: isinstance(value, str), "text"),
     "hardware": (_mapping, "mapping"),

@@ -137,6 +137,8 @@ def _contradiction(values: dict[str, Any]) -> str:
             last = values["history"][-1]
             if values["final"]["test_top1"] != last["test_top1"]:
                 return f"its final top-1 is not that of its last epoch, {last['test_top1']}"
+            if len(values["history"]) != values["config"]["recipe"]["epochs"]:
+                return f"its history has {len(values['history'])} of {values['config']['recipe']['epochs']} epochs"
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         return f"is not as a run leaves it ({type(error).__name__}: {error})"
     return ""
