@@ -66,7 +66,7 @@ def _plot(network: str, title: str, cases: Sequence[Case], records: Records) -> 
     fit = ring_fit(cases, records, network)
     if fit is not None:
         ends = [float(fit.low), float(fit.high)]
-        label = f"fit: {fit.slope:.1f} points per decade, R² {fit.r_squared:.3f}"
+        label = f"fit: {fit.slope:.1f} points\nper decade, R² {fit.r_squared:.3f}"
         lines.append(Line(label, RING, ends, [fit.at(end) for end in ends], dashes=":", marked=False))
     name = f"{EXPERIMENT}-{network}"
     return Plot(name, f"accuracy against DoF, {title}", lines, "degrees of freedom", "test top-1, %", budgets=True)
