@@ -84,7 +84,7 @@ def make_tables(names: Sequence[str], results: Path) -> Records:
     for name in names:
         if name not in known:
             raise unknown("table", name, known)
-    records = read_records(results)
+    records = read_records(results, evidence=not names or any(name in PAGES for name in names))
     pages = [known[name](records) for name in names or PAGES]
     pages += papers_pages([name for name in names or PAGES if name in PAGES], records)
     for page in pages:

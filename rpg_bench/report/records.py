@@ -81,8 +81,11 @@ class Records:
         return sorted({record.seed for record in self.found.values()})
 
 
-def read_records(results: Path) -> Records:
+def read_records(results: Path, *, evidence: bool = True) -> Records:
     """Read `results/records/HASH.json` and `HASH-anything.json`, in the order of their names.
+
+    Evidence is what was run from a clean commit; a demonstration may be of any code, as of one that somebody changes
+    or downloaded without its history.
 
     Of several finished runs of one hash, as from two machines, the one that finished last counts.
 
@@ -101,7 +104,7 @@ def read_records(results: Path) -> Records:
             damaged.append(f"{path.name}: {problem}")
         elif values["status"] != "finished":
             left_out.append(f"{path.name}: the run {values['status']}")
-        elif (values.get("git") or {"dirty": True})["dirty"]:
+        elif evidence and (values.get("git") or {"dirty": True})["dirty"]:
             left_out.append(f"{path.name}: not made from a clean commit")
         else:
             new = (path, Record(values))
