@@ -8,6 +8,7 @@ old behaviour, does not rename runs that exist.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -218,7 +219,7 @@ def from_hydra(composed: DictConfig) -> TrainConfig:
     options = {key: sharing.pop(key) for key in list(sharing) if key not in known}
     sharing["options"] = {**sharing.get("options", {}), **options}
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), values)
+        merged = OmegaConf.merge(_typed(), values)
         config = OmegaConf.to_object(merged)
     except ConfigKeyError as error:
         raise unknown_key(str(error.full_key), TrainConfig()) from None
@@ -231,6 +232,13 @@ def from_hydra(composed: DictConfig) -> TrainConfig:
     validate(config)
     refuse_secrets(values)
     return _scaled(config)
+
+
+@functools.cache
+def _typed() -> DictConfig:
+    """Every key with its type and default; to be merged with, which copies it."""
+    typed: DictConfig = OmegaConf.structured(TrainConfig)
+    return typed
 
 
 def _scaled(config: TrainConfig) -> TrainConfig:
@@ -250,7 +258,7 @@ def from_settings(settings: Mapping[str, Any]) -> TrainConfig:
         InvalidInput: it is not one of this version.
     """
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), dict(settings)))
+        config = OmegaConf.to_object(OmegaConf.merge(_typed(), dict(settings)))
     except (OmegaConfBaseException, TypeError, ValueError) as error:
         raise InvalidInput(f"configuration: it is not one of this version ({_first_line(error)})") from None
     assert isinstance(config, TrainConfig)

@@ -36,8 +36,8 @@ def identity(config: TrainConfig) -> dict[str, Any]:
 
 
 def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
-    flat, defaults = _flatten(settings), _flatten(dataclasses.asdict(TrainConfig()))
-    defaults |= _flatten(_scheme_options(settings["sharing"]["name"]), "sharing.options.")
+    flat = _flatten(settings)
+    defaults = {**_defaults(), **_flatten(_scheme_options(settings["sharing"]["name"]), "sharing.options.")}
     changed = {
         name: value
         for name, value in flat.items()
@@ -45,6 +45,11 @@ def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
         and not any(name == skipped or name.startswith(f"{skipped}.") for skipped in NOT_IN_HASH)
     }
     return {**changed, "seed": settings["seed"]}
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    return _flatten(dataclasses.asdict(TrainConfig()))
 
 
 @functools.cache

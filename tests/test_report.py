@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 from runner import ROOT
 
 from rpg_bench import InvalidInput
 from rpg_bench.config import SharingConfig
 from rpg_bench.corruption_names import CORRUPTIONS
+from rpg_bench.report.cases import DEFAULT_RANKS
 from rpg_bench.report.claims import CLAIMS, UNTESTED
 from rpg_bench.report.command import PAGES, main, make_tables
 from rpg_bench.report.csv_table import csv_table
 from rpg_bench.report.effects import effect
-from rpg_bench.report.experiments import Case, read_experiment, recorded, under
+from rpg_bench.report.experiments import PLAIN_GROUPS, Case, read_experiment, read_runs, recorded, under
 from rpg_bench.report.fit import log_linear_fit
 from rpg_bench.report.latex import latex
+from rpg_bench.report.learning_rates import at_rate
 from rpg_bench.report.page import Measured, Table
 from rpg_bench.report.published import published
 from rpg_bench.report.readme import TABLES, refreshed
@@ -63,7 +67,7 @@ def write(case: Case, seed: int = 0, top1: float = 97.5, **changes: Any) -> Path
         "config": dataclasses.asdict(config),
         "dof": {"dof": 36000, "total": 51306, "slot_scalars": 11157504},
         "final": {"test_top1": top1},
-        "history": [{"test_top1": top1}],
+        "history": [{"test_top1": top1}] * config.recipe.epochs,
         "train_seconds": 600.0,
         "hardware": {"threads": 1},
         "git": {"commit": "0" * 40, "dirty": False},
@@ -116,6 +120,50 @@ def test_every_candidate_for_the_recipe_is_tried_on_the_same_schemes() -> None:
     assert set(tried.values()) == {2}
 
 
+def test_every_scheme_is_given_the_same_search_for_a_learning_rate() -> None:
+    schemes = {case.overrides for case in read_experiment("learning_rates")}
+    rivals = [case for case in read_experiment("against_rivals") if case.config.dof in (36_000, None)]
+    assert schemes == {case.overrides for case in rivals}
+    runs = read_runs("learning_rates")
+    assert {case.config.dataset.validation for case in runs} == {0.1}
+    tried = Counter(case.config.optimizer.lr for case in runs)
+    assert set(tried) == {0.03, 0.1, 0.3}
+    assert set(tried.values()) == {len(schemes)}
+    assert len({run_hash(case.config) for case in runs}) == len(runs)
+
+
+def test_the_best_rate_is_chosen_on_the_validation_split_and_its_run_is_asked_for() -> None:
+    def tried(rate: float) -> Case:
+        (found,) = [
+            case
+            for case in read_runs("learning_rates")
+            if {"sharing=snip", "dof=36k"} < set(case.overrides) and case.config.optimizer.lr == rate
+        ]
+        return found
+
+    def cells() -> list[str]:
+        make_tables(["learning_rates"], Path("results"))
+        (line,) = [line for line in page.read_text().splitlines() if line.startswith("| `snip`")]
+        return [cell.strip() for cell in line.strip("|").split("|")]
+
+    page = Path("results/tables/learning_rates.md")
+    (rival,) = [case for case in read_experiment("against_rivals") if case.overrides == ("sharing=snip", "dof=36k")]
+    write(rival, top1=40.0)
+    write(tried(0.1), top1=20.0)
+    write(tried(0.3), top1=25.0)
+    assert cells()[2:] == ["missing", "20.00 (1)", "25.00 (1)", "missing", "40.00 (1)", "missing"]
+    assert "```" not in page.read_text()
+    write(tried(0.03), top1=10.0)
+    assert cells()[2:] == ["10.00 (1)", "20.00 (1)", "25.00 (1)", "0.3", "40.00 (1)", "missing"]
+    (command,) = [line for line in page.read_text().splitlines() if line.startswith("python")]
+    assert "+experiment=against_rivals seed=0" in command
+    again = at_rate(rival, 0.3)
+    assert list(again.overrides) == json.loads(shlex.split(command)[-1].partition("=")[2])[0]
+    write(again, top1=44.0)
+    assert cells()[-3:] == ["0.3", "40.00 (1)", "44.00 (1)"]
+    assert "```" not in page.read_text()
+
+
 def test_what_was_tried_and_what_was_measured_are_told_apart() -> None:
     write(read_experiment("rpg_lors")[1], top1=30.0)
     write(read_experiment("rpg_lors_search")[1], top1=20.0)
@@ -133,7 +181,14 @@ def test_a_cell_is_mean_spread_and_number_of_runs(cases: Sequence[Case]) -> None
         write(case, seed, top1)
     write(case_of(cases, "hashed", 36000), seed=7, top1=95.0)
     make_tables(["schemes_digits"], Path("results"))
-    assert row("rpg_global", "ResNet18 at 36,000") == ["`rpg_global`", "36,000", "0.32%", "51,306", "97.00 ± 1.00 (3)"]
+    assert row("rpg_global", "ResNet18 at 36,000") == [
+        "`rpg_global`",
+        "36,000",
+        "36,000",
+        "0.32%",
+        "51,306",
+        "97.00 ± 1.00 (3)",
+    ]
     assert row("hashed", "ResNet18 at 36,000")[-1] == "95.00 (1)"
     assert row("rpg_global", "ResNet18 at 10% of D")[-1] == "missing"
 
@@ -193,6 +248,20 @@ def test_a_damaged_record_is_named_and_left_out(
         ({"seed": 5}, "its configuration is not that of its hash"),
         ({"history": []}, "is not as a run leaves it"),
         ({"config": {}}, "is not as a run leaves it"),
+        ({"history": [{"test_top1": 97.5}] * 3}, "its history has 3 of 5 epochs"),
+        ({"git": 7}, "git: 7 is no commit"),
+        ({"train_seconds": None}, "train_seconds: None is no number of seconds"),
+        ({"hardware": None}, "hardware: None is no mapping"),
+        ({"final": {"test_top1": "much"}}, "final.test_top1: 'much' is no number of percent"),
+        ({"final": {"test_top1": 101}}, "final.test_top1: 101 is no number of percent"),
+        ({"final": 3}, "lacks final.test_top1"),
+        ({"history": [{"test_top1": None}]}, "history: [{'test_top1': None}] is no list of epochs"),
+        ({"dof": {"dof": None, "total": 1, "slot_scalars": 1}}, "dof.dof: None is no whole number"),
+        ({"dof": {"dof": 9, "private": 1, "total": 9, "slot_scalars": 9}}, "dof.total: 9 is not dof + private, 10"),
+        ({"seed": "x"}, "seed: 'x' is no whole number"),
+        ({"status": ["finished"]}, "status: ['finished'] is no text"),
+        ({"generalisation": {"corruptions": {"fog": 3}}}, "generalisation.corruptions: {'fog': 3} is no mapping"),
+        ({"format": 0}, "is a record of format 0; this version reads format 1"),
     ],
 )
 def test_a_record_that_was_edited_by_hand_is_named(cases: Sequence[Case], change: dict[str, Any], named: str) -> None:
@@ -200,7 +269,8 @@ def test_a_record_that_was_edited_by_hand_is_named(cases: Sequence[Case], change
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     records = read_records(Path("results"))
     assert not records.found
-    assert records.damaged == (f"{path.name}: {named}",) or records.damaged[0].startswith(f"{path.name}: {named} (")
+    assert len(records.damaged) == 1
+    assert records.damaged[0].startswith(f"{path.name}: {named}")
 
 
 def test_a_record_of_another_configuration_than_its_name_is_named(cases: Sequence[Case]) -> None:
@@ -290,7 +360,15 @@ def test_cases_are_what_hydra_composes() -> None:
 
     from rpg_bench.config import config_directory, from_hydra
 
-    for name, numbers in {"schemes_digits": (4, 26, 28, 30), "rpg_lors_search": (2, 4, 6), "lors_deit": (3,)}.items():
+    chosen = {
+        "schemes_digits": (4, 26, 28, 30),
+        "rpg_lors_search": (2, 4, 6),
+        "lors_deit": (3,),
+        "accuracy_vs_dof": (15, 33),
+        "against_rivals": (8, 9, 15),
+        "destructive_sharing": (5,),
+    }
+    for name, numbers in chosen.items():
         cases = read_experiment(name)
         with initialize_config_dir(str(config_directory()), version_base="1.3"):
             for number in numbers:
@@ -298,21 +376,56 @@ def test_cases_are_what_hydra_composes() -> None:
                 assert from_hydra(composed) == cases[number].config
 
 
+@pytest.mark.parametrize("group", PLAIN_GROUPS)
+def test_choosing_in_a_plain_group_changes_its_node_alone(group: str) -> None:
+    folder = ROOT / "configs"
+    for path in (folder / group).glob("*.yaml"):
+        assert "defaults" not in OmegaConf.load(path)
+        assert "@package" not in path.read_text().splitlines()[0]
+    for path in (*(folder / "dataset").glob("*.yaml"), *(folder / "recipe").glob("*.yaml"), folder / "train.yaml"):
+        assert group not in OmegaConf.load(path)
+
+
+def test_rows_are_by_scheme_and_budget_and_say_what_is_asked(cases: Sequence[Case]) -> None:
+    found = {case.overrides: case for case in read_experiment("accuracy_vs_dof")}
+    write(found["sharing=none", "dof=36k"])
+    make_tables(["accuracy_vs_dof", "global_vs_local"], Path("results"))
+    text = Path("results/tables/accuracy_vs_dof.md").read_text()
+    lines = [line for line in text.split("## ResNet34")[0].splitlines() if line.startswith("| `")]
+    budgets = ["8,000", "36,000", "112,000", "360,000", "1,100,000", "3,500,000"]
+    assert [tuple(cell.strip() for cell in line.strip("|").split("|")[:2]) for line in lines] == [
+        *(("`none`", budget) for budget in (*budgets, "all")),
+        *(("`rpg_global`", budget) for budget in (*budgets, "11,157,504")),
+        *(("`lors`", f"rank {rank}") for rank in (1, 8, 32)),
+    ]
+    assert "| `none` | 112,000 |  |  |  | missing |" in text
+    both = Path("results/tables/global_vs_local.md").read_text()
+    assert "| ResNet34 | `rpg_local` | 11,157,504 |  |  |  | missing |" in both
+    assert "| ResNet18 | `rpg_local` | 18% of D |  |  |  | missing |" in both
+
+
+def test_the_ranks_that_tables_name_are_the_schemes_own() -> None:
+    from rpg_bench.sharing import SCHEMES
+
+    assert {name: scheme.default_rank for name, scheme in SCHEMES.items() if name in DEFAULT_RANKS} == DEFAULT_RANKS
+    assert {name for name, scheme in SCHEMES.items() if hasattr(scheme, "default_rank")} == set(DEFAULT_RANKS)
+
+
 def test_every_claim_and_every_figure_of_the_papers_has_a_row() -> None:
     make_tables(["claims"], Path("results"))
-    rows = [line for line in Path("results/tables/claims.md").read_text().splitlines() if line.endswith("** |")]
+    rows = [line for line in Path("results/tables/claims.md").read_text().splitlines() if "| **" in line]
     papers = {key for key, row in published().items() if row.paper.startswith(("RPG", "LORS"))}
     assert papers - {"dense-in-r34"} == {claim.published for claim in CLAIMS} | set(UNTESTED)
     assert len(rows) == len(CLAIMS) + len(UNTESTED)
-    assert all(row.endswith("**not run** |") for row in rows)
+    assert all("| **not run** |" in row for row in rows)
 
 
 def verdicts() -> dict[str, str]:
     """The verdict on each claim, by how its statement begins."""
     make_tables(["claims"], Path("results"))
-    lines = [line for line in Path("results/tables/claims.md").read_text().splitlines() if line.endswith("** |")]
+    lines = [line for line in Path("results/tables/claims.md").read_text().splitlines() if "| **" in line]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return {row[0]: row[-1].strip("*") for row in cells}
+    return {row[0]: row[1].strip("*") for row in cells}
 
 
 @pytest.mark.parametrize(
@@ -393,13 +506,15 @@ def test_the_fit_is_drawn_and_stated() -> None:
     assert not Path("results/figures/accuracy_vs_dof-resnet34.png").exists()
 
 
-def test_published_figures_stand_by_themselves() -> None:
+def test_published_figures_have_columns_of_their_own() -> None:
     write(read_experiment("against_rivals")[1], top1=41.25)
     make_tables(["against_rivals"], Path("results"))
     measured, theirs = Path("results/tables/against_rivals.md").read_text().split("## Published")
-    assert "41.25 (1)" in measured
+    assert "| published, other protocol |" in measured
+    assert "| 41.25 (1) | 50.17 ± 0.17 at 35,450 |" in measured
+    assert "| `rpg_global` | 36,000 |  |  |  | missing |  |" in measured
+    assert "at 11,210" not in measured  # is not the budget of 8,000
     assert "50.17 ± 0.17" in theirs
-    assert "50.17" not in measured
     assert "41.25" not in theirs
 
 
@@ -424,6 +539,11 @@ def test_tables_for_programs_and_for_papers_are_escaped() -> None:
     ]
     assert r"a\_b & top-1, \% \\" in latex(table)
     assert r"\texttt{rpg\_global} 50\% \& more & 1.50 $\pm$ 0.71 (2) \\" in latex(table)
+
+
+def test_long_texts_are_broken_in_latex() -> None:
+    table = Table(("claim", "verdict"), [["a ring is better than a dense network", "holds"]], prose=True)
+    assert r"\begin{tabular}{p{0.82\linewidth}l}" in latex(table)
 
 
 def test_the_first_command_of_a_newcomer_is_nobodys_record() -> None:
@@ -461,7 +581,7 @@ def test_runs_under_a_papers_recipe_have_pages_of_their_own() -> None:
 
 
 def test_a_demonstration_is_made_when_it_is_asked_for() -> None:
-    write(read_experiment("sweep_demo")[1])
+    write(read_experiment("sweep_demo")[1], git=None)  # it is no evidence: any code may have made it
     make_tables(["sweep_demo"], Path("results"))
     assert "97.50 (1)" in Path("results/tables/sweep_demo.md").read_text()
     assert Path("results/figures/sweep_demo.png").exists()

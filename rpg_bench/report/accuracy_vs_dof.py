@@ -6,10 +6,11 @@ import statistics
 from collections.abc import Sequence
 
 from rpg_bench.report.budget_lines import lines_of_schemes, points_of
-from rpg_bench.report.cases import protocol, table_of_cases
+from rpg_bench.report.cases import table_of_cases
 from rpg_bench.report.experiments import Case, read_experiment, recorded
 from rpg_bench.report.fit import LogLinearFit, log_linear_fit
 from rpg_bench.report.page import Cell, Line, Measured, Page, Plot, Table
+from rpg_bench.report.protocol import protocol
 from rpg_bench.report.published import published_table
 from rpg_bench.report.records import Records
 from rpg_bench.report.summary import MISSING
@@ -65,8 +66,8 @@ def _plot(network: str, title: str, cases: Sequence[Case], records: Records) -> 
     fit = ring_fit(cases, records, network)
     if fit is not None:
         ends = [float(fit.low), float(fit.high)]
-        label = f"fit: {fit.slope:.1f} points per decade, R² {fit.r_squared:.3f}"
-        lines.append(Line(label, RING, ends, [fit.at(end) for end in ends], dashed=True, marked=False))
+        label = f"fit: {fit.slope:.1f} points\nper decade, R² {fit.r_squared:.3f}"
+        lines.append(Line(label, RING, ends, [fit.at(end) for end in ends], dashes=":", marked=False))
     name = f"{EXPERIMENT}-{network}"
     return Plot(name, f"accuracy against DoF, {title}", lines, "degrees of freedom", "test top-1, %", budgets=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,11 +18,12 @@ from rpg_bench.report import (
     lors_deit,
     small_files,
 )
-from rpg_bench.report.cases import protocol, top1
+from rpg_bench.report.cases import top1
 from rpg_bench.report.contrasts import Contrast, case_where
 from rpg_bench.report.effects import Effect, effect, effect_over
 from rpg_bench.report.experiments import read_experiment, recorded
 from rpg_bench.report.page import Page, Table
+from rpg_bench.report.protocol import protocol
 from rpg_bench.report.published import published
 from rpg_bench.report.records import Records
 
@@ -29,9 +31,10 @@ NAME = "claims"
 HOLDS, FAILS, FEW, NOT_RUN = "holds", "does not hold", "not enough runs", "not run"
 INTRODUCTION = f"""\
 Every claim of the RPG and LORS papers. The verdict is computed from the records: of a difference, *{HOLDS}* where its
-95 % interval over seeds (Welch) lies on the claimed side and *{FAILS}* where it lies on the other; *{FEW}* where it
-covers both, or is not known because there are less than two seeds; *{NOT_RUN}* without records or without an
-experiment. The protocols here are not the papers': a verdict is about this protocol."""
+95 % interval over seeds (Welch) lies on the claimed side and *{FAILS}* where it lies on the other;
+*{FEW}* where it covers both, or is not known because there are less than two seeds; *{NOT_RUN}* without
+records or without an experiment. A verdict is about the protocol named with it."""
+PROTOCOLS = "Runs: of each side of a difference, seed by seed. The protocols, which are not the papers':"
 TOLERANCE = 1.0  # points of top-1 that "kept" may lose
 STRAIGHT = 0.95  # R² from which points lie on a line
 LEAST_POINTS = 7  # budgets that a line needs
@@ -332,13 +335,31 @@ EXPERIMENTS = tuple(dict.fromkeys(claim.experiment for claim in CLAIMS))
 
 
 def make(records: Records) -> Page:
-    """A row for each claim."""
-    rows = []
+    """A row for each claim; their protocols are told once each."""
+    rows: list[list[str]] = []
+    protocols: dict[str, str] = {}
+    verdicts = []
     for claim in (*CLAIMS, *(Claim(key, statement) for key, statement in UNTESTED.items())):
         row, found = published()[claim.published], claim.test(records)
-        how = protocol(read_experiment(claim.experiment)[0]) if claim.experiment and claim.trained else ""
+        key = ""
+        if claim.experiment and claim.trained:
+            how = protocol(read_experiment(claim.experiment)[0])
+            key = protocols.setdefault(how, string.ascii_uppercase[len(protocols)])
         experiment = f"`{claim.experiment}`" if claim.experiment else "none yet"
         said = f"{row.text} ({row.paper})"
-        rows.append([claim.statement, said, experiment, found.measured, found.runs, how, f"**{found.verdict}**"])
-    heads = ("claim", "published", "experiment", "measured [95 % interval]", "runs", "protocol here", "verdict")
-    return Page(NAME, "Claims", [INTRODUCTION, Table(heads, rows, prose=True)])
+        rows.append([claim.statement, f"**{found.verdict}**", found.measured, found.runs, said, experiment, key])
+        verdicts.append(found.verdict)
+    heads = ("claim", "verdict", "measured [95 % interval]", "runs", "published", "experiment", "protocol")
+    counted = ", ".join(f"*{verdict}* {verdicts.count(verdict)}" for verdict in (HOLDS, FAILS, FEW, NOT_RUN))
+    trained = [[key, how] for how, key in protocols.items()]
+    return Page(
+        NAME,
+        "Claims",
+        [
+            INTRODUCTION,
+            f"The {len(verdicts)} claims: {counted}.",
+            Table(heads, rows, prose=True),
+            PROTOCOLS,
+            Table(("protocol", "how the runs were trained"), trained, "protocols", prose=True),
+        ],
+    )

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from rpg_bench.config import config_directory
 from rpg_bench.errors import BAD_INPUT, FAILED, InvalidInput, unknown
 from rpg_bench.files import write_aside
 from rpg_bench.report import (
@@ -28,6 +27,7 @@ from rpg_bench.report import (
     generalisation,
     global_vs_local,
     imagenet,
+    learning_rates,
     lors_deit,
     rpg_lors,
     schemes_digits,
@@ -35,7 +35,7 @@ from rpg_bench.report import (
     sweep_demo,
 )
 from rpg_bench.report.csv_table import csv_table
-from rpg_bench.report.experiments import has_recipe, read_experiment, recorded, under
+from rpg_bench.report.experiments import experiments, has_recipe, read_experiment, recorded, under
 from rpg_bench.report.figure import draw
 from rpg_bench.report.latex import latex
 from rpg_bench.report.markdown import markdown
@@ -50,6 +50,7 @@ PAGES: Mapping[str, Callable[[Records], Page]] = {
     claims.NAME: claims.make,
     accuracy_vs_dof.EXPERIMENT: accuracy_vs_dof.make,
     against_rivals.EXPERIMENT: against_rivals.make,
+    learning_rates.EXPERIMENT: learning_rates.make,
     global_vs_local.EXPERIMENT: global_vs_local.make,
     destructive_sharing.EXPERIMENT: destructive_sharing.make,
     deeper_at_same_dof.EXPERIMENT: deeper_at_same_dof.make,
@@ -83,7 +84,7 @@ def make_tables(names: Sequence[str], results: Path) -> Records:
     for name in names:
         if name not in known:
             raise unknown("table", name, known)
-    records = read_records(results)
+    records = read_records(results, evidence=not names or any(name in PAGES for name in names))
     pages = [known[name](records) for name in names or PAGES]
     pages += papers_pages([name for name in names or PAGES if name in PAGES], records)
     for page in pages:
@@ -91,8 +92,7 @@ def make_tables(names: Sequence[str], results: Path) -> Records:
             print(path)
     if not names:
         write_aside(results / "README.md", overview(pages, records).encode())
-        experiments = [path.stem for path in sorted((config_directory() / "experiment").glob("*.yaml"))]
-        write_aside(results / "report.html", web_page(records, experiments).encode())
+        write_aside(results / "report.html", web_page(records, experiments()).encode())
         print(results / "README.md", results / "report.html", sep="\n")
         readme = results.resolve().parent / "README.md"
         if readme.is_file():

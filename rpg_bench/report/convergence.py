@@ -5,11 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from rpg_bench.report.cases import protocol
+from rpg_bench.report.cases import asked, counts, in_order
 from rpg_bench.report.experiments import Case, read_experiment, recorded
 from rpg_bench.report.page import Line, Measured, Page, Plot, Table
+from rpg_bench.report.protocol import protocol
 from rpg_bench.report.published import published_table
 from rpg_bench.report.records import Records
+from rpg_bench.report.style import short, title
 
 EXPERIMENT, PUBLISHED = "convergence", "rpg-convergence"
 INTRODUCTION = """\
@@ -22,7 +24,7 @@ LEVELS = (10, 20, 30, 40, 50)  # percent
 def make(records: Records) -> Page:
     """Curves, and epochs until given accuracies."""
     cases = read_experiment(EXPERIMENT)
-    lines = [line for case in cases if (line := _line(case, records)) is not None]
+    lines = [line for case in in_order(cases) if (line := _line(case, records)) is not None]
     return Page(
         EXPERIMENT,
         "Convergence",
@@ -53,18 +55,18 @@ def _line(case: Case, records: Records) -> Line | None:
     means = [statistics.fmean(values) for values in zip(*curves, strict=True)]
     spreads = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in zip(*curves, strict=True)]
     small = case.config.dof == min(other.config.dof for other in read_experiment(EXPERIMENT))
-    name = f"{case.config.sharing.name} {case.config.dof:,}"
-    return Line(name, case.config.sharing.name, [float(e + 1) for e in range(len(means))], means, spreads, dashed=small)
+    scheme, dashes = case.config.sharing.name, "--" if small else "-"
+    epochs = [float(epoch) for epoch in range(1, len(means) + 1)]
+    return Line(f"{title(scheme)} {short(case.config.dof)}", scheme, epochs, means, spreads, dashes)
 
 
 def _table(cases: Sequence[Case], records: Records) -> Table:
     rows = []
-    for case in cases:
+    for case in in_order(cases):
         found = recorded(case, records)
         cells = []
         for level in LEVELS:
             reached = [epoch for record in found if (epoch := epochs_until(record.curve, level)) is not None]
             cells.append(Measured(reached, digits=1) if reached or not found else "none")
-        counts = [f"{found[0].dof:,}", f"{found[0].total:,}"] if found else ["", ""]
-        rows.append([f"`{case.config.sharing.name}`", *counts, *cells])
-    return Table(("scheme", "DoF", "total", *(f"epochs to {level} %" for level in LEVELS)), rows)
+        rows.append([case.label, asked(case), *counts(case, records), *cells])
+    return Table(("scheme", "asked", "DoF", "total", *(f"epochs to {level} %" for level in LEVELS)), rows)

@@ -6,10 +6,11 @@ import statistics
 from collections.abc import Sequence
 from itertools import groupby
 
-from rpg_bench.report.cases import top1
+from rpg_bench.report.cases import counts, top1
 from rpg_bench.report.experiments import Case, read_experiment, recorded
 from rpg_bench.report.page import Cell, Line, Page, Plot, Table
 from rpg_bench.report.records import Record, Records
+from rpg_bench.report.style import short, title
 from rpg_bench.report.summary import MISSING
 
 EXPERIMENT, SEARCH = "cpu_recipe", "cpu_recipe_search"
@@ -26,7 +27,7 @@ def make(records: Records) -> Page:
     cases = read_experiment(EXPERIMENT)
     curves = [(case, _history(recorded(case, records))) for case in cases]
     lines = [
-        Line(_name(case), case.config.sharing.name, [float(epoch + 1) for epoch in range(len(curve))], curve)
+        Line(_label(case), case.config.sharing.name, [float(epoch + 1) for epoch in range(len(curve))], curve)
         for case, curve in curves
         if curve
     ]
@@ -52,9 +53,8 @@ def _curves(cases: Sequence[Case], records: Records) -> Table:
     rows: list[list[Cell]] = []
     for case in cases:
         found = recorded(case, records)
-        counts = [f"{found[0].dof:,}", f"{found[0].total:,}"] if found else ["", ""]
         history = [f"{value:.1f}" for value in _history(found)[:-1]] or [""] * (epochs - 1)
-        rows.append([f"`{_name(case)}`", *counts, *history, top1(case, records), _minutes(found)])
+        rows.append([f"`{_name(case)}`", *counts(case, records), *history, top1(case, records), _minutes(found)])
     return Table(heads, rows, "curves")
 
 
@@ -79,6 +79,12 @@ def _name(case: Case) -> str:
     return f"{case.config.sharing.name}{budget}"
 
 
+def _label(case: Case) -> str:
+    """In the figure."""
+    budget = f" {short(case.config.dof)}" if isinstance(case.config.dof, int) else ""
+    return f"{title(case.config.sharing.name)}{budget}"
+
+
 def _candidate(case: Case) -> str:
     return ", ".join(text for text in case.overrides if not text.startswith(("sharing", "dof", "seed"))) or "as it is"
 
@@ -98,6 +104,6 @@ def _history(found: Sequence[Record]) -> list[float]:
 def _minutes(found: Sequence[Record]) -> str:
     if not found:
         return MISSING
-    threads = sorted({str(record.values["hardware"]["threads"]) for record in found})
+    threads = sorted({str(record.values.get("hardware", {}).get("threads", "?")) for record in found})
     minutes = statistics.fmean(record.values["train_seconds"] for record in found) / 60
     return f"{minutes:.0f} on {' or '.join(threads)} thread{'' if threads == ['1'] else 's'}"

@@ -28,7 +28,7 @@ def effect(first: Sequence[float], second: Sequence[float]) -> Effect | None:
     """How much larger `first` is than `second`, by Welch's t; None where one of both has no runs.
 
     >>> print(effect([52.0, 53.0, 54.0], [50.0, 50.5, 51.0]))
-    +2.50 [+0.45, +4.55]
+    +2.50 [+0.42, +4.58]
     """
     if not first or not second:
         return None
@@ -41,9 +41,7 @@ def effect(first: Sequence[float], second: Sequence[float]) -> Effect | None:
     if error == 0:
         return Effect(difference, difference, difference, counts)
     degrees = sum(parts) ** 2 / sum(part**2 / (count - 1) for part, count in zip(parts, counts, strict=True))
-    from scipy.stats import t  # takes a second to import
-
-    half = float(t.ppf((1 + CONFIDENCE) / 2, degrees)) * error
+    half = _quantile(degrees) * error
     return Effect(difference, difference - half, difference + half, counts)
 
 
@@ -58,8 +56,12 @@ def effect_over(values: Sequence[float], constant: float) -> Effect | None:
     difference = statistics.fmean(values) - constant
     if len(values) < 2:
         return Effect(difference, -math.inf, math.inf, (len(values), 0))
-    from scipy.stats import t
-
-    error = statistics.stdev(values) / math.sqrt(len(values))
-    half = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
+    half = _quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return Effect(difference, difference - half, difference + half, (len(values), 0))
+
+
+def _quantile(degrees: float) -> float:
+    """Of Student's t, at the end of the interval."""
+    from scipy.special import stdtrit  # scipy.stats takes a second to import
+
+    return float(stdtrit(degrees, (1 + CONFIDENCE) / 2))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rpg_bench.files import write_aside
 from rpg_bench.report.page import Plot
-from rpg_bench.report.style import STYLES
+from rpg_bench.report.style import STYLES, TICKS, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +22,8 @@ _METADATA: Mapping[str, dict[str, Any]] = {
     ".pdf": {"CreationDate": None, "Producer": None, "Creator": None},
     ".png": {"Software": None},
 }
-_TICKS = (1e3, 2e3, 4e3, 8e3, 18e3, 36e3, 112e3, 360e3, 1e6, 3.5e6, 11e6, 21e6, 100e6)
+_CLOSEST = 0.1  # of the axis, between two ticks
+_LEAST_SPAN = 5.0  # units of the other axis: less would make noise look like an effect
 
 
 def draw(plot: Plot, folder: Path) -> list[Path]:
@@ -37,58 +39,67 @@ def draw(plot: Plot, folder: Path) -> list[Path]:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    with pyplot.rc_context({"pdf.fonttype": 42, "font.size": 9, "axes.titlesize": 9}):
-        figure, axes = pyplot.subplots(figsize=(5, 3.4), layout="constrained")
+    with pyplot.rc_context({"pdf.fonttype": 42, "font.size": 9}):
+        figure, axes = pyplot.subplots(figsize=(6.4, 3.4), layout="constrained")
         for line in plot.lines:
             colour, marker = STYLES[line.scheme]
             axes.errorbar(
                 line.x,
                 line.y,
-                yerr=line.spread if any(line.spread) else None,
+                # No bar where no spread is known.
+                yerr=[spread or math.nan for spread in line.spread] if any(line.spread) else None,
                 color=colour,
                 marker=marker if line.marked else "",
-                linestyle="--" if line.dashed else "-",
-                markersize=4,
-                linewidth=1.2,
-                capsize=2,
+                fillstyle="full" if line.dashes == "-" else "none",
+                linestyle=line.dashes,
+                markersize=4.5,
+                linewidth=1.3,
+                capsize=2.5,
                 label=line.label,
             )
         axes.set(xlabel=plot.xlabel, ylabel=plot.ylabel)
         if plot.budgets:
             _budget_axis(axes, [x for line in plot.lines for x in line.x])
+            low, high = axes.get_ylim()
+            missing = max(0.0, _LEAST_SPAN - (high - low)) / 2
+            axes.set_ylim(low - missing, high + missing)
         else:
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.set_ylim(0, None)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+        figure.legend(loc="outside right upper", frameon=False)  # beside the lines, however many there are
         files = write(figure, folder / plot.name, SUFFIXES)
         pyplot.close(figure)
     return files
 
 
 def _budget_axis(axes: Any, values: Sequence[float]) -> None:
-    """A log axis whose ticks are budgets that people name: 8k, 36k, 1M."""
+    """A log axis of at least a decade, whose ticks are budgets that people name: 8k, 36k, 1M."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     axes.set_xscale("log")
     low, high = min(values) / 1.3, max(values) * 1.3
+    wider = max(1.0, math.sqrt(10 / (high / low)))
+    low, high = low / wider, high * wider
     axes.set_xlim(low, high)
-    axes.xaxis.set_major_locator(FixedLocator([tick for tick in _TICKS if low <= tick <= high]))
+    axes.xaxis.set_major_locator(FixedLocator(ticks(low, high)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
 
 
-def short(value: float) -> str:
-    """A budget in few characters.
+def ticks(low: float, high: float) -> list[float]:
+    """Budgets between two ends of a log axis, none upon another.
 
-    >>> [short(n) for n in (800, 36_000, 1e6, 3.5e6)]
-    ['800', '36k', '1M', '3.5M']
+    >>> [short(tick) for tick in ticks(6e3, 14e6)]
+    ['8k', '36k', '112k', '360k', '1M', '3.5M', '11M']
     """
-    for size, suffix in ((1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{suffix}"
-    return f"{value:g}"
+    span = math.log10(high / low)
+    kept: list[float] = []
+    for tick in TICKS:
+        if low <= tick <= high and all(abs(math.log10(tick / other)) >= _CLOSEST * span for other in kept):
+            kept.append(tick)
+    return sorted(kept)
 
 
 def write(figure: Figure, path: Path, suffixes: Sequence[str]) -> list[Path]:

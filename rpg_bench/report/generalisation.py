@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 from rpg_bench.corruption_names import GROUPS
 from rpg_bench.report.budget_lines import Measure, lines_of_schemes
-from rpg_bench.report.cases import protocol, top1
+from rpg_bench.report.cases import asked, counts, in_order, top1
 from rpg_bench.report.effects import effect
 from rpg_bench.report.experiments import Case, read_experiment, recorded
 from rpg_bench.report.page import Cell, Line, Measured, Page, Plot, Table
+from rpg_bench.report.protocol import protocol
 from rpg_bench.report.published import published_table
 from rpg_bench.report.records import Record, Records
 from rpg_bench.report.summary import MISSING
@@ -30,7 +31,7 @@ COMPARED = "Ring minus dense network at the same DoF, points of the mean over al
 def make(records: Records) -> Page:
     """The gap, and the corrupted images."""
     cases = read_experiment(EXPERIMENT)
-    training = lines_of_schemes(cases, records, training_top1, "training", dashed=True)
+    training = lines_of_schemes(cases, records, training_top1, "training", dashes="--")
     tested = lines_of_schemes(cases, records, lambda record: record.top1 if record.generalisation else None, "test")
     return Page(
         EXPERIMENT,
@@ -96,16 +97,8 @@ def _plot(name: str, alt: str, lines: Sequence[Line], ylabel: str) -> Plot:
     return Plot(f"{EXPERIMENT}-{name}", alt, lines, "degrees of freedom", ylabel, budgets=True)
 
 
-def _counts(case: Case, records: Records) -> list[str]:
-    found = recorded(case, records)
-    asked = "all" if case.config.dof is None else f"{case.config.dof:,}"
-    counts = [f"{found[0].dof:,}", f"{found[0].total:,}"] if found else ["", ""]
-    return [f"`{case.config.sharing.name}`", asked, *counts]
-
-
-def _by_budget(cases: Sequence[Case]) -> list[Case]:
-    """Without a budget, a network is as large as it is."""
-    return sorted(cases, key=lambda case: (case.config.sharing.name, case.config.dof or float("inf")))
+def _first_cells(case: Case, records: Records) -> list[str]:
+    return [case.label, asked(case), *counts(case, records)]
 
 
 def _gaps(cases: Sequence[Case], records: Records) -> Table:
@@ -114,9 +107,9 @@ def _gaps(cases: Sequence[Case], records: Records) -> Table:
         return None if training is None else training - record.top1
 
     rows: list[list[Cell]] = []
-    for case in _by_budget(cases):
+    for case in in_order(cases):
         training, difference = (Measured(_values(case, records, measure)) for measure in (training_top1, gap))
-        rows.append([*_counts(case, records), training, top1(case, records), difference])
+        rows.append([*_first_cells(case, records), training, top1(case, records), difference])
     return Table(("scheme", "asked", "DoF", "total", "training top-1, %", "test top-1, %", "gap, points"), rows, "gap")
 
 
@@ -126,12 +119,12 @@ def _corruptions(cases: Sequence[Case], records: Records) -> Table:
         return None if left is None else 100 * left / record.top1
 
     rows: list[list[Cell]] = []
-    for case in _by_budget(cases):
+    for case in in_order(cases):
         cells: list[Cell] = [
             Measured(_values(case, records, functools.partial(corrupted_top1, group=group))) for group in GROUPS
         ]
         over_all = [Measured(_values(case, records, measure)) for measure in (corrupted_top1, kept)]
-        rows.append([*_counts(case, records), *cells, *over_all])
+        rows.append([*_first_cells(case, records), *cells, *over_all])
     return Table(("scheme", "asked", "DoF", "total", *GROUPS, "all, %", "kept, %"), rows, "corruptions")
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from rpg_bench.report.cases import protocol, table_of_cases
+from rpg_bench.report.cases import table_of_cases
 from rpg_bench.report.contrasts import Contrast, case_where, table_of_contrasts
 from rpg_bench.report.experiments import read_experiment
 from rpg_bench.report.page import Page
+from rpg_bench.report.protocol import protocol
 from rpg_bench.report.published import published_table
 from rpg_bench.report.records import Records
 

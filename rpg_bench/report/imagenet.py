@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rpg_bench.report.cases import protocol, top1
+from rpg_bench.report.cases import asked, counts, in_order, network, top1
 from rpg_bench.report.contrasts import case_where
-from rpg_bench.report.experiments import Case, read_experiment, recorded
+from rpg_bench.report.experiments import Case, read_experiment
 from rpg_bench.report.page import Cell, Page, Table
+from rpg_bench.report.protocol import protocol
 from rpg_bench.report.published import published, published_table
 from rpg_bench.report.records import Records
 
@@ -40,9 +41,9 @@ def headlines() -> list[Headline]:
         "rpg-in-r34-0.25pct": ("resnet34", "dof=0.25%"),
     }
     found = []
-    for name, (network, dof) in chosen.items():
-        deeper = () if network == "resnet18" else (f"backbone={network}",)
-        found.append(Headline(name, case_where(cases, "sharing=rpg_global", dof, *deeper), dense[network]))
+    for name, (backbone, dof) in chosen.items():
+        deeper = () if backbone == "resnet18" else (f"backbone={backbone}",)
+        found.append(Headline(name, case_where(cases, "sharing=rpg_global", dof, *deeper), dense[backbone]))
     return found
 
 
@@ -55,13 +56,10 @@ def make(records: Records) -> Page:
         theirs[headline.case.overrides] = "; ".join(filter(None, (theirs[headline.case.overrides], text)))
     theirs[case_where(cases, "backbone=resnet34", "sharing=none").overrides] = published()["dense-in-r34"].text
     rows: list[list[Cell]] = []
-    for case in cases:
-        found = recorded(case, records)
-        counts = [f"{found[0].dof:,}", f"{found[0].total:,}"] if found else ["", ""]
-        asked = "dense" if case.config.dof is None else str(case.config.dof)
-        label = f"{case.config.backbone.name} `{case.config.sharing.name}`"
-        rows.append([label, asked, *counts, top1(case, records), theirs.get(case.overrides, "")])
-    heads = ("network and scheme", "asked", "DoF", "total", "top-1, %", "published, RPG")
+    for case in in_order(cases):
+        cells = [network(case), case.label, asked(case), *counts(case, records)]
+        rows.append([*cells, top1(case, records), theirs.get(case.overrides, "")])
+    heads = ("network", "scheme", "asked", "DoF", "total", "top-1, %", "published, RPG")
     names = [headline.published for headline in headlines()]
     return Page(
         EXPERIMENT,
@@ -69,7 +67,7 @@ def make(records: Records) -> Page:
         [
             INTRODUCTION,
             protocol(cases[0]),
-            Table(heads, rows, "runs"),
+            Table(heads, rows, "runs", texts=2),
             "# Published",
             published_table([*names, "dense-in-r34"]),
         ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Sequence
 
 from rpg_bench.report.page import Cell, Table
@@ -20,6 +21,8 @@ _SPECIAL = {
     "≥": r"$\geq$",
     **{character: "\\" + character for character in "&%$#_{}"},
 }
+_LONG = 24  # characters of a cell, beyond which it is broken
+_WIDTH, _NARROW = 0.92, 0.1  # of the line: what the columns take together, and one of short cells
 _MARKS = re.compile(r"`([^`]*)`|\*\*([^*]*)\*\*|\[([^]]*)\]\([^)]*\)")
 
 
@@ -27,6 +30,7 @@ def latex(table: Table) -> str:
     r"""The table as a tabular environment.
 
     >>> print(latex(Table(["scheme", "of D"], [["`none`", "18%"]])), end="")
+    % needs \usepackage{booktabs}
     \begin{tabular}{lr}
     \toprule
     scheme & of D \\
@@ -35,10 +39,24 @@ def latex(table: Table) -> str:
     \bottomrule
     \end{tabular}
     """
-    columns = "l" + ("l" if table.prose else "r") * (len(table.heads) - 1)
-    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", _line(table.heads), r"\midrule"]
+    columns = _prose(table) if table.prose else "l" * table.left + "r" * (len(table.heads) - table.left)
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        _line(table.heads),
+        r"\midrule",
+    ]
     lines += [*map(_line, table.rows), r"\bottomrule", r"\end{tabular}"]
     return "\n".join(lines) + "\n"
+
+
+def _prose(table: Table) -> str:
+    """Columns of text: those with long cells are broken into lines, as wide as their texts are long."""
+    lengths = [[len(str(cell)) for cell in column] for column in zip(table.heads, *table.rows, strict=True)]
+    shares = [statistics.fmean(column) if max(column) > _LONG else 0.0 for column in lengths]
+    width = _WIDTH - _NARROW * shares.count(0.0)
+    return "".join(rf"p{{{width * share / sum(shares):.2f}\linewidth}}" if share else "l" for share in shares)
 
 
 def _line(cells: Sequence[Cell]) -> str:

@@ -7,18 +7,22 @@ from collections.abc import Sequence
 from rpg_bench.report.page import Cell, Page, Plot, Table
 
 
-def markdown(page: Page, figures: str, heading: str = "#") -> str:
+def markdown(page: Page, figures: str, heading: str = "#", longest: int | None = None) -> str:
     """The page as text.
 
     Args:
         page: what is written.
         figures: the folder of the figures, relative to where the text will lie.
         heading: the level of its title.
+        longest: tables of more rows are folded away, to be opened by a click.
     """
     parts = [f"{heading} {page.title}"]
     for part in page.parts:
         if isinstance(part, Table):
-            parts.append(markdown_table(part))
+            shown = markdown_table(part)
+            if longest is not None and len(part.rows) > longest:
+                shown = f"<details><summary>{len(part.rows)} rows</summary>\n\n{shown}\n\n</details>"
+            parts.append(shown)
         elif isinstance(part, Plot):
             if part.lines:
                 parts.append(f"![{part.alt}]({figures}/{part.name}.png)")
@@ -37,7 +41,7 @@ def markdown_table(table: Table) -> str:
     |---|---:|
     | `none` | 36,000 |
     """
-    rule = "|---|" + ("---|" if table.prose else "---:|") * (len(table.heads) - 1)
+    rule = "|" + "---|" * table.left + "---:|" * (len(table.heads) - table.left)
     return "\n".join([_line(table.heads), rule, *map(_line, table.rows)])
 
 

@@ -24,7 +24,7 @@ Cell = str | Measured
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells; the first column is text, the others are numbers, or text too.
+    """Rows of cells; the first column is text, or the first `texts`, the others are numbers, or text too.
 
     Text between backticks is code. `name` tells the tables of a page apart, in the names of their files.
     """
@@ -33,18 +33,28 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     name: str = ""
     prose: bool = False  # all columns are text
+    texts: int = 1
+
+    @property
+    def left(self) -> int:
+        """Columns that stand to the left, of text."""
+        return len(self.heads) if self.prose else self.texts
 
 
 @dataclass(frozen=True)
 class Line:
-    """Points (x, y) that belong together, with the standard deviation of each y, 0 where it is not known."""
+    """Points (x, y) that belong together, with the standard deviation of each y, 0 where it is not known.
+
+    A scheme's colour and marker are its own in every figure; lines of one scheme differ in their dashes, and in
+    whether their markers are filled.
+    """
 
     label: str
     scheme: str  # decides colour and marker
     x: Sequence[float]
     y: Sequence[float]
     spread: Sequence[float] = ()
-    dashed: bool = False
+    dashes: str = "-"  # -, --, -. or :
     marked: bool = True  # a marker at each point
 
 

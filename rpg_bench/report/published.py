@@ -35,9 +35,10 @@ class Published:
     @property
     def text(self) -> str:
         """The figure with what it is a figure of."""
-        value = {"absolute": "{} %", "difference": "{} points", "fraction_of_dense": "{} of dense"}.get(self.kind, "{}")
-        if self.metric not in ("top1", "AP", "error"):
-            value = "{}"
+        forms = {"absolute": "{} %", "difference": "{} points", "fraction_of_dense": "{} of dense", "ratio": "{} times"}
+        value = forms.get(self.kind, "{}")
+        if self.metric == "parameters":
+            return f"{int(self.value):,}"
         spread = f" ± {self.spread}" if self.spread else ""
         return value.format(f"{self.value}{spread}")
 
@@ -55,7 +56,8 @@ def published_table(ids: Sequence[str], name: str = "published") -> Table:
     for key in ids:
         row = published()[key]
         setting = " ".join(filter(None, (row.dataset, row.backbone)))
-        rows.append([row.method, row.dof, row.text, setting, row.note, f"{row.paper}; {row.source}"])
+        dof = f"{int(row.dof):,}" if row.dof.isdigit() else row.dof
+        rows.append([row.method, dof, row.text, setting, row.note, f"{row.paper}; {row.source}"])
     return Table(("published", "DoF", _head(ids), "setting", "protocol", "source"), rows, name, prose=True)
 
 

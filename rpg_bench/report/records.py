@@ -10,6 +10,7 @@ from typing import Any
 
 from rpg_bench.errors import InvalidInput
 from rpg_bench.finished import FORMAT
+from rpg_bench.report import record_shape
 from rpg_bench.report.compressions import Compression, read_compressions, read_deployed
 from rpg_bench.runs import hash_of
 
@@ -80,8 +81,11 @@ class Records:
         return sorted({record.seed for record in self.found.values()})
 
 
-def read_records(results: Path) -> Records:
+def read_records(results: Path, *, evidence: bool = True) -> Records:
     """Read `results/records/HASH.json` and `HASH-anything.json`, in the order of their names.
+
+    Evidence is what was run from a clean commit; a demonstration may be of any code, as of one that somebody changes
+    or downloaded without its history.
 
     Of several finished runs of one hash, as from two machines, the one that finished last counts.
 
@@ -100,7 +104,7 @@ def read_records(results: Path) -> Records:
             damaged.append(f"{path.name}: {problem}")
         elif values["status"] != "finished":
             left_out.append(f"{path.name}: the run {values['status']}")
-        elif (values.get("git") or {"dirty": True})["dirty"]:
+        elif evidence and (values.get("git") or {"dirty": True})["dirty"]:
             left_out.append(f"{path.name}: not made from a clean commit")
         else:
             new = (path, Record(values))
@@ -118,16 +122,13 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
         values: Any = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         return {}, f"cannot be read ({' '.join(str(error).split())})"
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
+    if not isinstance(values, dict) or "format" not in values:
         return {}, f"is not a record of format {FORMAT}"
+    if values["format"] != FORMAT:
+        return {}, f"is a record of format {values['format']!r}; this version reads format {FORMAT}"
     if values.get("hash") != path.stem.partition("-")[0]:
         return {}, f"says that it is {values.get('hash')}"
-    lacking = [key for key in ("status", "seed", "dof", "config") if key not in values]
-    if values.get("status") == "finished":
-        lacking += [key for key in ("history", "train_seconds") if key not in values]
-        if "test_top1" not in values.get("final", {}):
-            lacking.append("final")
-    return values, f"lacks {', '.join(lacking)}" if lacking else _contradiction(values)
+    return values, record_shape.problem(values) or _contradiction(values)
 
 
 def _contradiction(values: dict[str, Any]) -> str:
@@ -139,6 +140,8 @@ def _contradiction(values: dict[str, Any]) -> str:
             last = values["history"][-1]
             if values["final"]["test_top1"] != last["test_top1"]:
                 return f"its final top-1 is not that of its last epoch, {last['test_top1']}"
+            if len(values["history"]) != values["config"]["recipe"]["epochs"]:
+                return f"its history has {len(values['history'])} of {values['config']['recipe']['epochs']} epochs"
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         return f"is not as a run leaves it ({type(error).__name__}: {error})"
     return ""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from rpg_bench.report.cases import protocol, table_of_cases
+from rpg_bench.report.cases import table_of_cases
 from rpg_bench.report.experiments import read_experiment
 from rpg_bench.report.page import Page, Table
+from rpg_bench.report.protocol import protocol
 from rpg_bench.report.records import Records
 
 EXPERIMENT, SEARCH = "rpg_lors", "rpg_lors_search"

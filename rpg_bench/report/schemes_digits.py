@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from rpg_bench.report.cases import protocol, table_of_cases, top1
+from rpg_bench.report.cases import network, table_of_cases, top1
 from rpg_bench.report.experiments import Case, read_experiment
 from rpg_bench.report.page import Cell, Page, Plot, Table
+from rpg_bench.report.protocol import protocol
 from rpg_bench.report.records import Records
 
 EXPERIMENT = "schemes_digits"
@@ -14,7 +15,6 @@ INTRODUCTION = """\
 What one sweep measures. Top-1 on the 360 test images in percent. One image is 0.28 %, and the task is easy:
 differences of one or two percent mean nothing here. Total counts what is trained outside the slots too; `none` below D
 is a narrower network, whose stem, norms and head shrink with it."""
-BACKBONES = {"resnet18": "ResNet18", "deit_tiny_patch16_224": "DeiT-Tiny"}
 
 
 def make(records: Records) -> Page:
@@ -46,9 +46,9 @@ def deit_at_a_glance(records: Records) -> Table:
 
 def _section(case: Case) -> tuple[str, str]:
     """Title, and the name of the table."""
-    network, dof = case.config.backbone.name, case.config.dof
-    if network != "resnet18":
-        return f"{BACKBONES.get(network, network)} at the default size of LORS", "deit_tiny"
+    dof = case.config.dof
+    if case.config.backbone.name != "resnet18":
+        return f"{network(case)} at the default size of LORS", "deit_tiny"
     if dof is None:
         return "ResNet18, dense, and schemes whose range begins at 7,987,200", "large"
     if isinstance(dof, str):

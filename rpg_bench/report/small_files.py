@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rpg_bench.compact.settings import Settings
+from rpg_bench.report.cases import NETWORKS
 from rpg_bench.report.compressions import Compression, described
 from rpg_bench.report.experiments import read_experiment, recorded
 from rpg_bench.report.page import Cell, Line, Measured, Page, Plot, Table
 from rpg_bench.report.published import published_table
 from rpg_bench.report.records import Record, Records
+from rpg_bench.report.style import DASHES, short, title
 
 EXPERIMENT = "small_files"
 PUBLISHED = ("rpg-prune-quantize", "lors-compute")
@@ -61,8 +63,8 @@ def make(records: Records) -> Page:
             Plot(
                 EXPERIMENT,
                 "accuracy against bytes",
-                [line for runs in groups for line in _lines(runs, records)],
-                "bytes of the file (dashed: after zstd)",
+                _lines(groups, records),
+                "bytes of the file",
                 "test top-1, %",
                 budgets=True,
             ),
@@ -147,17 +149,22 @@ def _table(rows: list[list[Cell]], name: str) -> Table:
     return Table(HEADS, rows, name)
 
 
-def _lines(runs: Sequence[Record], records: Records) -> list[Line]:
-    """Of one network: the best file of at most so many bytes, as it is and after zstd."""
-    files = [made for made in _made_of(runs, records) if made.parent.name == runs[0].name]
-    scheme, title = runs[0].values["config"]["sharing"]["name"], _title(runs[0]).replace("`", "")
-    lines = []
-    for coded in (False, True):
-        points = [(made.zstd_bytes if coded else made.bytes, made.top1) for made in files]
+def _lines(groups: Sequence[Sequence[Record]], records: Records) -> list[Line]:
+    """Of each network the best file of at most so many bytes; of one scheme, each network has dashes of its own."""
+    lines: list[Line] = []
+    for runs in groups:
+        points = [(made.bytes, made.top1) for made in _made_of(runs, records) if made.parent.name == runs[0].name]
         best = [(x, y) for x, y in sorted(points) if all(y >= other for size, other in points if size <= x)]
-        label = f"{title}, zstd" if coded else title
-        lines.append(Line(label, scheme, [x for x, _ in best], [y for _, y in best], dashed=coded, marked=not coded))
-    return [line for line in lines if line.x]
+        if best:
+            config = runs[0].values["config"]
+            scheme = config["sharing"]["name"]
+            before = sum(line.scheme == scheme for line in lines)
+            label = f"{title(scheme)} {short(runs[0].dof)}"
+            if config["backbone"]["name"] != "resnet18":
+                label += f", {NETWORKS.get(config['backbone']['name'], config['backbone']['name'])}"
+            xs, ys = [float(x) for x, _ in best], [y for _, y in best]
+            lines.append(Line(label, scheme, xs, ys, dashes=DASHES[before % len(DASHES)]))
+    return lines
 
 
 def _times(records: Records) -> Table:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rpg_bench.report.experiments import Case, read_runs
+from rpg_bench.report.commands import command_of
+from rpg_bench.report.experiments import read_runs
 from rpg_bench.report.records import Record, Records
-from rpg_bench.report.style import STYLES
+from rpg_bench.report.style import STYLES, TICKS
 from rpg_bench.runs import run_hash
 
 TEMPLATE = Path(__file__).with_name("report_page.html")
@@ -27,24 +28,14 @@ def web_page(records: Records, experiments: Iterable[str]) -> str:
     commands: dict[str, str] = {}
     for name in experiments:
         for case in read_runs(name):
-            commands.setdefault(run_hash(case.config), command_of(name, case))
+            for seed in records.seeds:
+                run = run_hash(dataclasses.replace(case.config, seed=seed))
+                if run in records.found and run not in commands:
+                    commands[run] = command_of(name, case, seed)
     runs = [_run(record, commands) for _, record in sorted(records.found.items())]
-    data = json.dumps({"runs": runs, "styles": STYLES}, separators=(",", ":"), sort_keys=True)
+    data = json.dumps({"runs": runs, "styles": STYLES, "ticks": TICKS}, separators=(",", ":"))
     # A text in a record must not end the element that holds the data.
     return TEMPLATE.read_text(encoding="utf-8").replace(_PLACE, data.replace("<", "\\u003c"))
-
-
-def command_of(experiment: str, case: Case) -> str:
-    """The command that runs this case alone.
-
-    >>> from rpg_bench.report.experiments import read_runs
-    >>> command_of("rpg_lors", read_runs("rpg_lors")[4])
-    'python -m rpg_bench.train --multirun +experiment=rpg_lors seed=0 \'hydra.sweeper.cases=[["sharing=tied"]]\''
-    """
-    own = [text for text in case.overrides if not text.startswith("seed=")]
-    seeds = [text for text in case.overrides if text.startswith("seed=")]
-    chosen = [f"+experiment={experiment}", *seeds, f"hydra.sweeper.cases=[{json.dumps(own)}]"]
-    return shlex.join(["python", "-m", "rpg_bench.train", "--multirun", *chosen])
 
 
 def _run(record: Record, commands: dict[str, str]) -> dict[str, Any]:
@@ -67,8 +58,13 @@ def _run(record: Record, commands: dict[str, str]) -> dict[str, Any]:
         "total": record.total,
         "top1": record.top1,
         "minutes": values["train_seconds"] / 60,
-        "hardware": f"{hardware.get('cpu', 'unknown')}, {hardware.get('threads', '?')} threads",
+        "hardware": f"{hardware.get('cpu', 'unknown')}, {_threads(hardware)}",
         "torch": versions.get("torch", "unknown"),
         "commit": values["git"]["commit"][:12],
         "command": commands.get(record.name, ""),
     }
+
+
+def _threads(hardware: dict[str, Any]) -> str:
+    count = hardware.get("threads", "?")
+    return "1 thread" if count == 1 else f"{count} threads"
