@@ -8,7 +8,8 @@ run=HASH          newest checkpoint in RUNS_DIR/HASH
 checkpoint=PATH   a checkpoint, or a folder of them
 model=            a compact file, pruned and quantised ones too, or the name of one that comes with the package
 format=           compact: free and private numbers, and how to rebuild the rest (rpg_bench.load)
-                  dense: plain weights, safetensors, for the unmodified network of timm
+                  dense: plain weights, safetensors, for the unmodified network of timm; where a ResNet has
+                         another stem, what to set in it first is printed
                   onnx, torch_export: the network with its weights, for other runtimes
 output=           HASH|NAME-FORMAT.safetensors, .onnx or .pt2 by default
 images=256        evaluation images that both are compared on
@@ -70,6 +71,9 @@ def export(given: Sequence[str]) -> None:
         made = write.compact(model, recipe)
         index = f" + {made.index_bytes:,} for the survivors' positions" if made.index_bytes else ""
         print(f"bound        4 x {made.total:,} + 16 KiB{index} = {made.bound:,} bytes")
+    if kind == "dense" and recipe.backbone.stem not in (None, "imagenet"):
+        conv1 = model.get_submodule("conv1")
+        print(f"for          timm's {recipe.backbone.name} with conv1 = nn.{conv1} and maxpool = nn.Identity()")
     print(f"compared     {found}")
     formats.check(kind, found)
 

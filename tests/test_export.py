@@ -10,6 +10,7 @@ import pytest
 import torch
 from runner import checkpoints, train_tiny
 from safetensors.torch import load_file
+from torch import nn
 
 import rpg_bench
 from rpg_bench import InvalidInput, materialize
@@ -92,11 +93,21 @@ def test_a_narrower_network_and_an_average_are_exported(capsys: pytest.CaptureFi
 
 
 def test_a_pruned_and_quantised_file_becomes_plain_weights(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    import timm
+
     compress([f"run={run}", "bits=8", "prune=50%", "calibrate=0"])
     (file,) = Path("runs/compressed").glob("*.safetensors")
     export([f"model={file}", "format=dense", "images=20"])
-    assert "max abs difference 0 " in capsys.readouterr().out
-    weights = load_file(f"{file.stem}-dense.safetensors")["layer1.0.conv1.weight"]
+    printed = capsys.readouterr().out
+    assert "max abs difference 0 " in printed
+    state = load_file(f"{file.stem}-dense.safetensors")
+    plain = timm.create_model("test_resnet", num_classes=10, in_chans=1)
+    stem = re.search(r"conv1 = nn\.(Conv2d\(.*?\)) and maxpool = nn\.Identity\(\)", printed)
+    assert stem is not None
+    plain.conv1, plain.maxpool = nn.Conv2d(1, 32, 3, 1, 1, bias=False), nn.Identity()
+    assert repr(plain.conv1) == stem[1]
+    plain.load_state_dict(state)
+    weights = state["layer1.0.conv1.weight"]
     assert 0.4 < float((weights == 0).float().mean()) < 0.6  # each entry of the ring is used as often as others
 
 
