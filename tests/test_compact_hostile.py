@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 import time
 import tracemalloc
 from pathlib import Path
@@ -244,7 +245,6 @@ HOSTILE = [
 
 @pytest.mark.parametrize(("backbone", "reason"), HOSTILE)
 def test_a_hostile_recipe_is_refused_quickly(backbone: dict[str, Any], reason: str) -> None:
-    import re
     import resource
 
     description, tensors = unpacked()
@@ -287,3 +287,12 @@ def test_a_network_that_this_machine_cannot_hold_is_refused(monkeypatch: pytest.
     with pytest.raises(InvalidInput, match=r"file: its network has .* numbers; allowed: 0 to 1,000"):
         loaded(*container.unpacked(small_file(), "file"))
     loaded(*container.unpacked(small_file(), "file"), largest=LARGEST_NETWORK)
+
+
+def test_a_network_of_other_weights_is_refused_before_its_tables_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rpg_bench.compact import build
+
+    description, tensors = unpacked()
+    monkeypatch.setattr(build, "share", lambda *_, **__: pytest.fail("it was shared"))
+    description["weights"] += 1000
+    assert re.search(r"it says slots of 364,264 weights, .* has 363,264", refused(resealed(description, tensors)))

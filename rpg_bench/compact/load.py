@@ -85,7 +85,7 @@ def loaded(description: dict[str, Any], tensors: dict[str, NDArray[Any]], *, lar
             raise InvalidInput(f"file: it does not hold the {counts[part]:,} {part} numbers of its network")
     from rpg_bench.compact.parts import PARTS, PRIVATE, parts_of, reset_statistics
 
-    model = _built(recipe, description["weights"] + sum(counts.values()), description["fingerprint"])
+    model = _built(recipe, description["weights"], sum(counts.values()), description["fingerprint"])
     parts = parts_of(model, description["folded"])
     if parts.layout() != description["layout"] or any(parts.count(part) != counts[part] for part in PARTS):
         raise InvalidInput(
@@ -107,7 +107,7 @@ def loaded(description: dict[str, Any], tensors: dict[str, NDArray[Any]], *, lar
     return model.eval()
 
 
-def _built(recipe: Recipe, scalars: int, fingerprint: dict[str, Any]) -> nn.Module:
+def _built(recipe: Recipe, weights: int, numbers: int, fingerprint: dict[str, Any]) -> nn.Module:
     from rpg_bench.lazy import without_collection, without_wandb
 
     with without_wandb(), without_collection():
@@ -117,8 +117,8 @@ def _built(recipe: Recipe, scalars: int, fingerprint: dict[str, Any]) -> nn.Modu
     from rpg_bench.sharing import sharing_of
 
     try:
-        with rationed(scalars):
-            model = build(recipe)
+        with rationed(weights + numbers):
+            model = build(recipe, weights)
     except InvalidInput as error:
         raise InvalidInput(str(error) if str(error).startswith("file: ") else f"file: {error}") from None
     except (ArithmeticError, AttributeError, IndexError, KeyError, MemoryError, TypeError, ValueError) as error:
