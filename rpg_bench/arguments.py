@@ -6,10 +6,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from rpg_bench.errors import BAD_INPUT, FAILED, INTERRUPTED, Failed, InvalidInput, unknown
+from rpg_bench.signals import Interrupted
 
 
 def run(task: Callable[[Sequence[str]], None], help_text: str | None, arguments: Sequence[str] | None = None) -> None:
-    """Run `task` on the command line. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    """Run `task` on the command line. Exit codes: 0 done, 1 failed, 2 bad input, 130 Ctrl-C, 143 SIGTERM."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if {"-h", "--help"} & set(given):
         print((help_text or "").strip())
@@ -19,6 +20,9 @@ def run(task: Callable[[Sequence[str]], None], help_text: str | None, arguments:
     except (InvalidInput, Failed) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(BAD_INPUT if isinstance(error, InvalidInput) else FAILED) from None
+    except Interrupted as stop:
+        print(f"error: {stop}", file=sys.stderr, flush=True)
+        raise SystemExit(stop.exit_code) from None
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr, flush=True)
         raise SystemExit(INTERRUPTED) from None

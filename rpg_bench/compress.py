@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rpg_bench import arguments
+from rpg_bench.compact.settings import Settings, compression_hash
 from rpg_bench.compact.source import Run, evaluation_batches, find_run, recipe_of, trained_network
 from rpg_bench.errors import InvalidInput
 
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rpg_bench.compact.recipe import Recipe
-    from rpg_bench.compact.settings import Settings
 
 OPTIONS = {
     "run": "",
@@ -87,7 +87,6 @@ def compress(given: Sequence[str]) -> None:
             "python -m rpg_bench.export writes the network of an unfinished one"
         )
     from rpg_bench.compact.record import record_path
-    from rpg_bench.compact.settings import Settings, compression_hash
 
     missing: list[Settings] = []
     for bits, prune, tune, number, activations in itertools.product(
@@ -170,7 +169,8 @@ def _one(
 def _title(settings: Settings) -> str:
     tuned = f", {settings.rounds} x {settings.tune} epochs" if settings.tune else ""
     run = ", run in 8 bits" if settings.activations == 8 else ""
-    return f"{settings.bits} bits, {settings.prune:.0%} pruned{tuned}{run}"
+    scales = "" if settings.block == Settings.block else f", scales of {settings.block or 'whole tensors'}"
+    return f"{settings.bits} bits, {settings.prune:.0%} pruned{scales}{tuned}{run}"
 
 
 def main() -> None:

@@ -101,6 +101,13 @@ class Display:
         )
 
 
+class TuningDisplay(Display):
+    """Of fine-tuning: steps alone, as it looks at training images only after an epoch."""
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        """Print nothing."""
+
+
 def duration(seconds: float) -> str:
     """Format seconds as h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)

@@ -22,15 +22,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rpg_bench import arguments, zoo
-from rpg_bench.compact.source import batches_of, data_root, find_run, recipe_of, trained_network
+from rpg_bench import arguments
+from rpg_bench.compact.source import batches_of, data_root, named_network
 from rpg_bench.config import DatasetConfig
 from rpg_bench.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from rpg_bench.compact.recipe import Recipe
     from rpg_bench.metrics import Metrics
 
 OPTIONS = {
@@ -57,9 +56,7 @@ def evaluate(given: Sequence[str]) -> None:
     train = arguments.one_of("split", asked["split"], ("test", "train")) == "train"
     by_class = arguments.boolean("classes", asked["classes"])
     int8 = arguments.boolean("int8", asked["int8"])
-    if asked["model"] and (asked["run"] or asked["checkpoint"]):
-        raise InvalidInput("command line: give one of model=, run= and checkpoint=")
-    model, recipe = _network(asked)
+    _, model, recipe = named_network(asked)
     dataset = DatasetConfig(asked["data"] or recipe.data, data_root(asked["root"]), image_size=recipe.image_size)
     from rpg_bench import metrics
 
@@ -87,17 +84,6 @@ def evaluate(given: Sequence[str]) -> None:
             write_aside(Path(asked["json"]), (json.dumps(values, indent=1) + "\n").encode())
         except OSError as error:
             raise InvalidInput(f"json: {asked['json']} cannot be written: {error.strerror}") from None
-
-
-def _network(asked: dict[str, str]) -> tuple[nn.Module, Recipe]:
-    if asked["model"]:
-        from rpg_bench.compact.load import load
-
-        model = load(zoo.find(asked["model"]))
-        return model, model.recipe  # type: ignore[return-value]
-    run = find_run(asked)
-    recipe = recipe_of(run)
-    return trained_network(run, recipe), recipe
 
 
 def _summary(found: Metrics, what: str) -> str:

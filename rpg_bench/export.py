@@ -2,13 +2,16 @@
 
 python -m rpg_bench.export run=HASH format=compact
 python -m rpg_bench.export checkpoint=PATH format=onnx output=network.onnx
+python -m rpg_bench.export model=FILE|NAME format=dense
 
 run=HASH          newest checkpoint in RUNS_DIR/HASH
 checkpoint=PATH   a checkpoint, or a folder of them
+model=            a compact file, pruned and quantised ones too, or the name of one that comes with the package
 format=           compact: free and private numbers, and how to rebuild the rest (rpg_bench.load)
-                  dense: plain weights, safetensors, for the unmodified network of timm
+                  dense: plain weights, safetensors, for the unmodified network of timm; where a ResNet has
+                         another stem, what to set in it first is printed
                   onnx, torch_export: the network with its weights, for other runtimes
-output=           HASH-FORMAT.safetensors, .onnx or .pt2 by default
+output=           HASH|NAME-FORMAT.safetensors, .onnx or .pt2 by default
 images=256        evaluation images that both are compared on
 root=             folder of the data sets; RPG_BENCH_DATA or ./data by default
 runs_dir=runs  results_dir=results
@@ -20,10 +23,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rpg_bench import arguments
-from rpg_bench.compact.source import evaluation_batches, find_run, recipe_of, trained_network
+from rpg_bench.compact.source import evaluation_batches, named_network
 from rpg_bench.errors import InvalidInput
 
 OPTIONS = {
+    "model": "",
     "run": "",
     "checkpoint": "",
     "format": "compact",
@@ -42,24 +46,18 @@ def export(given: Sequence[str]) -> None:
 
     kind = arguments.one_of("format", asked["format"], tuple(FORMATS))
     images = arguments.whole("images", asked["images"], 1)
-    run = find_run(asked)
-    path = Path(asked["output"] or f"{run.name}-{kind}{FORMATS[kind]}")
-    if path.is_dir():
-        raise InvalidInput(f"output: {path} is a folder; name a file")
-    from rpg_bench.lazy import without_collection, without_wandb
-
-    with without_wandb(), without_collection():
-        import timm  # noqa: F401  (it takes seconds)
+    if asked["output"] and Path(asked["output"]).is_dir():
+        raise InvalidInput(f"output: {asked['output']} is a folder; name a file")
+    name, model, recipe = named_network(asked)
+    path = Path(asked["output"] or f"{name}-{kind}{FORMATS[kind]}")
     import torch
 
     from rpg_bench.compact import formats, write
     from rpg_bench.sharing import dof_report
 
-    recipe = recipe_of(run)
-    model = trained_network(run, recipe)
     report = dof_report(model)
     print(
-        f"run {run.name}: {recipe.backbone.name}, {report.scheme}, {report.dof:,} DoF + {report.private:,} private = "
+        f"{name}: {recipe.backbone.name}, {report.scheme}, {report.dof:,} DoF + {report.private:,} private = "
         f"{report.total:,} trained numbers for {report.slot_scalars:,} weights",
         flush=True,
     )
@@ -73,6 +71,9 @@ def export(given: Sequence[str]) -> None:
         made = write.compact(model, recipe)
         index = f" + {made.index_bytes:,} for the survivors' positions" if made.index_bytes else ""
         print(f"bound        4 x {made.total:,} + 16 KiB{index} = {made.bound:,} bytes")
+    if kind == "dense" and recipe.backbone.stem not in (None, "imagenet"):
+        conv1 = model.get_submodule("conv1")
+        print(f"for          timm's {recipe.backbone.name} with conv1 = nn.{conv1} and maxpool = nn.Identity()")
     print(f"compared     {found}")
     formats.check(kind, found)
 

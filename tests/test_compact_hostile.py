@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 import time
 import tracemalloc
 from pathlib import Path
@@ -244,7 +245,6 @@ HOSTILE = [
 
 @pytest.mark.parametrize(("backbone", "reason"), HOSTILE)
 def test_a_hostile_recipe_is_refused_quickly(backbone: dict[str, Any], reason: str) -> None:
-    import re
     import resource
 
     description, tensors = unpacked()
@@ -259,3 +259,40 @@ def test_a_hostile_recipe_is_refused_quickly(backbone: dict[str, Any], reason: s
 def test_a_network_larger_than_allowed_is_refused() -> None:
     with pytest.raises(InvalidInput, match=r"file: its network has .* numbers; allowed: 0 to 1,000"):
         loaded(*container.unpacked(small_file(), "file"), largest=1000)
+
+
+def test_parameters_are_rationed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them may be small."""
+    from torch import nn
+
+    from rpg_bench.compact import ration
+
+    monkeypatch.setattr(ration, "_SPARE_PARAMETERS", 1000)
+    with ration.rationed(10_000):
+        nn.Sequential(*(nn.Linear(30, 30) for _ in range(20)))
+    with (
+        pytest.raises(InvalidInput, match="needs more memory than the numbers in the file say"),
+        ration.rationed(10_000),
+    ):
+        nn.Sequential(*(nn.Linear(30, 30) for _ in range(30)))
+
+
+def test_a_network_that_this_machine_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    from rpg_bench.compact.load import BYTES_WHILE_BUILT, LARGEST_NETWORK, largest_here
+
+    assert 0 < largest_here() <= LARGEST_NETWORK
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": BYTES_WHILE_BUILT, "SC_PHYS_PAGES": 1000}.__getitem__)
+    with pytest.raises(InvalidInput, match=r"file: its network has .* numbers; allowed: 0 to 1,000"):
+        loaded(*container.unpacked(small_file(), "file"))
+    loaded(*container.unpacked(small_file(), "file"), largest=LARGEST_NETWORK)
+
+
+def test_a_network_of_other_weights_is_refused_before_its_tables_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rpg_bench.compact import build
+
+    description, tensors = unpacked()
+    monkeypatch.setattr(build, "share", lambda *_, **__: pytest.fail("it was shared"))
+    description["weights"] += 1000
+    assert re.search(r"it says slots of 364,264 weights, .* has 363,264", refused(resealed(description, tensors)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,6 +108,31 @@ def test_fine_tuning_keeps_what_is_pruned_and_looks_at_no_test_image(run: str, m
     ring = model.sharing.ring.detach()
     assert int((ring == 0).sum()) >= 2500
     assert record["size"]["parts"]["free"]["numbers"] == 2500
+
+
+def test_fine_tuning_that_is_interrupted_leaves_nothing_and_says_so_in_a_line(
+    run: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rpg_bench import arguments
+    from rpg_bench.compact.quantising import StraightThrough
+
+    leave = StraightThrough.leave
+    signals: list[int] = []
+
+    def interrupted(self: StraightThrough) -> None:  # before the first step
+        leave(self)
+        if not signals:
+            signals.append(signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(StraightThrough, "leave", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        arguments.run(compress, None, [f"run={run}", "prune=50%", "tune=1"])
+    assert caught.value.code == 130
+    printed = capsys.readouterr()
+    assert printed.err == "error: interrupted in epoch 1 after step 1\n"
+    assert "test" not in printed.out  # of images that it never looks at
+    assert not records()
 
 
 @pytest.mark.parametrize(("scheme", "network"), [("rpg_global", "test_resnet"), ("none", "test_resnet")])

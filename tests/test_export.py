@@ -11,9 +11,11 @@ import pytest
 import torch
 from runner import checkpoints, train_tiny
 from safetensors.torch import load_file
+from torch import nn
 
 import rpg_bench
 from rpg_bench import InvalidInput, materialize
+from rpg_bench.compress import compress
 from rpg_bench.export import export
 
 WARNINGS = pytest.mark.filterwarnings("ignore")
@@ -90,12 +92,33 @@ def test_a_narrower_network_and_an_average_are_exported(capsys: pytest.CaptureFi
     assert "max abs difference 0 " in capsys.readouterr().out
 
 
+def test_a_pruned_and_quantised_file_becomes_plain_weights(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    import timm
+
+    compress([f"run={run}", "bits=8", "prune=50%", "calibrate=0"])
+    (file,) = Path("runs/compressed").glob("*.safetensors")
+    export([f"model={file}", "format=dense", "images=20"])
+    printed = capsys.readouterr().out
+    assert "max abs difference 0 " in printed
+    state = load_file(f"{file.stem}-dense.safetensors")
+    plain = timm.create_model("test_resnet", num_classes=10, in_chans=1)
+    stem = re.search(r"conv1 = nn\.(Conv2d\(.*?\)) and maxpool = nn\.Identity\(\)", printed)
+    assert stem is not None
+    plain.conv1, plain.maxpool = nn.Conv2d(1, 32, 3, 1, 1, bias=False), nn.Identity()
+    assert repr(plain.conv1) == stem[1]
+    plain.load_state_dict(state)
+    weights = state["layer1.0.conv1.weight"]
+    assert 0.4 < float((weights == 0).float().mean()) < 0.6  # each entry of the ring is used as often as others
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         (["run=abc"], r"run: there is no folder runs/abc; run=abc needs its checkpoints"),
-        ([], r"command line: give one of run=HASH and checkpoint=PATH"),
+        ([], r"command line: give one of model=FILE\|NAME, run=HASH and checkpoint=PATH"),
         (["run=a", "checkpoint=b"], r"command line: give one of"),
+        (["run=a", "model=b"], r"command line: give one of"),
+        (["model=resnet18-cifar100-ring-36"], r"model: unknown .* did you mean 'resnet18-cifar100-ring-36k'"),
         (["checkpoint=none.pt"], r"checkpoint: there is no file none.pt"),
         (["run=a", "format=compct"], r"format: unknown 'compct'; did you mean 'compact'\?"),
         (["rum=a"], r"command line: unknown 'rum'; did you mean 'run'\?"),

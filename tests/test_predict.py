@@ -109,7 +109,7 @@ def test_evaluation_agrees_with_the_record(model: Path, tmp_path: Path, capsys: 
     assert (values["images"], values["split"]) == (100, "train")
     with pytest.raises(InvalidInput, match=r"data: unknown 'digit'; did you mean 'digits'"):
         evaluate([f"model={model}", "data=digit"])
-    with pytest.raises(InvalidInput, match=r"give one of model=, run= and checkpoint="):
+    with pytest.raises(InvalidInput, match=r"give one of model=FILE|NAME, run=HASH and checkpoint=PATH"):
         evaluate([f"model={model}", "run=abc"])
 
 

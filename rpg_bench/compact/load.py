@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,17 @@ from rpg_bench.errors import InvalidInput
 from rpg_bench.sharing.scheme import SCHEMES
 
 LARGEST_NETWORK = 1 << 30  # weights that a file may unpack into, unless more is allowed
+BYTES_WHILE_BUILT = 20  # of memory for each, at most; measured on ViT-B: a ring takes 10, `hashed` 20
 RECIPE = "recipe"  # attribute of a loaded network
 
 
-def load(path: str | Path, *, largest: int = LARGEST_NETWORK) -> nn.Module:
+def load(path: str | Path, *, largest: int | None = None) -> nn.Module:
     """Rebuild the network of a compact file, without its configuration and without executing anything in it.
 
     Args:
         path: what `python -m rpg_bench.export format=compact` wrote.
-        largest: weights that it may unpack into; each takes four bytes, and a few more while it is built.
+        largest: weights that it may unpack into; each takes four bytes, and up to 20 while it is built. By default
+            2^30, or fewer where this machine has not the memory.
 
     Returns:
         The network in evaluation mode on the CPU, its weights still generated: `rpg_bench.materialize` makes an
@@ -40,7 +43,16 @@ def load(path: str | Path, *, largest: int = LARGEST_NETWORK) -> nn.Module:
     return loaded(*container.read(Path(path)), largest=largest)
 
 
-def checked(description: dict[str, Any], largest: int = LARGEST_NETWORK) -> Recipe:
+def largest_here() -> int:
+    """The weights of the largest network that is loaded on this machine unless more is allowed."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # a system that does not say
+        return LARGEST_NETWORK
+    return min(LARGEST_NETWORK, memory // BYTES_WHILE_BUILT)
+
+
+def checked(description: dict[str, Any], largest: int) -> Recipe:
     """The recipe of a file's description, as far as it can be checked without building anything.
 
     Raises:
@@ -62,11 +74,9 @@ def checked(description: dict[str, Any], largest: int = LARGEST_NETWORK) -> Reci
     return recipe
 
 
-def loaded(
-    description: dict[str, Any], tensors: dict[str, NDArray[Any]], *, largest: int = LARGEST_NETWORK
-) -> nn.Module:
+def loaded(description: dict[str, Any], tensors: dict[str, NDArray[Any]], *, largest: int | None = None) -> nn.Module:
     """The network of what `container.unpacked` returned; see `load`."""
-    recipe = checked(description, largest)
+    recipe = checked(description, largest_here() if largest is None else largest)
     # The file may be small for what it unpacks into; a part that is in the file is as large as it says.
     counts = description["counts"]
     for part in ("free", "private", "buffers"):
@@ -75,7 +85,7 @@ def loaded(
             raise InvalidInput(f"file: it does not hold the {counts[part]:,} {part} numbers of its network")
     from rpg_bench.compact.parts import PARTS, PRIVATE, parts_of, reset_statistics
 
-    model = _built(recipe, description["weights"] + sum(counts.values()), description["fingerprint"])
+    model = _built(recipe, description["weights"], sum(counts.values()), description["fingerprint"])
     parts = parts_of(model, description["folded"])
     if parts.layout() != description["layout"] or any(parts.count(part) != counts[part] for part in PARTS):
         raise InvalidInput(
@@ -97,7 +107,7 @@ def loaded(
     return model.eval()
 
 
-def _built(recipe: Recipe, scalars: int, fingerprint: dict[str, Any]) -> nn.Module:
+def _built(recipe: Recipe, weights: int, numbers: int, fingerprint: dict[str, Any]) -> nn.Module:
     from rpg_bench.lazy import without_collection, without_wandb
 
     with without_wandb(), without_collection():
@@ -107,8 +117,8 @@ def _built(recipe: Recipe, scalars: int, fingerprint: dict[str, Any]) -> nn.Modu
     from rpg_bench.sharing import sharing_of
 
     try:
-        with rationed(scalars):
-            model = build(recipe)
+        with rationed(weights + numbers):
+            model = build(recipe, weights)
     except InvalidInput as error:
         raise InvalidInput(str(error) if str(error).startswith("file: ") else f"file: {error}") from None
     except (ArithmeticError, AttributeError, IndexError, KeyError, MemoryError, TypeError, ValueError) as error:

@@ -8,26 +8,33 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_module_registration_hook
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from rpg_bench.errors import InvalidInput
 
 MOST_MODULES = 20_000
+_TOO_LARGE = "file: its network needs more memory than the numbers in the file say"
 _SPARE = 1 << 24  # scalars beside the network's own: tables, positions, what is replaced
+_SPARE_PARAMETERS = 1 << 29  # of the full network that a narrower one is derived from
 
 
 @contextlib.contextmanager
 def rationed(scalars: int) -> Iterator[None]:
     """Within this block no more than a few times `scalars` are allocated, and not too many modules made.
 
-    Every operation of torch is first done without memory, on the meta device, to see how much it would take.
+    Every operation of torch is first done without memory, on the meta device, to see how much it would take. What that
+    leaves room for, since most of it is freed at once, is no room for parameters, which stay: they are counted too.
 
     Raises:
         InvalidInput: more is asked for.
     """
-    modules = 0
+    modules, parameters = 0, 0
+    most = 2 * scalars + _SPARE_PARAMETERS
 
     def count(module: nn.Module, name: str, submodule: nn.Module | None) -> None:
         nonlocal modules
@@ -35,12 +42,19 @@ def rationed(scalars: int) -> Iterator[None]:
         if modules > MOST_MODULES:
             raise InvalidInput(f"file: its network has more than {MOST_MODULES:,} modules")
 
-    handle = register_module_module_registration_hook(count)
+    def weigh(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal parameters
+        parameters += 0 if parameter is None else parameter.numel()
+        if parameters > most:
+            raise InvalidInput(_TOO_LARGE)
+
+    handles = (register_module_module_registration_hook(count), register_module_parameter_registration_hook(weigh))
     try:
         with _Ration(4 * scalars + _SPARE):
             yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 class _Ration(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no hint
@@ -55,7 +69,7 @@ class _Ration(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has 
             wanted = self._wanted(func, args, kwargs)
             self._left -= wanted
             if wanted > self._largest or self._left < 0:
-                raise InvalidInput("file: its network needs more memory than the numbers in the file say")
+                raise InvalidInput(_TOO_LARGE)
         return func(*args, **kwargs)
 
     @staticmethod

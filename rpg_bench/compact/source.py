@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rpg_bench import progress
+from rpg_bench import progress, zoo
 from rpg_bench.config import DatasetConfig, TrainConfig, from_settings
 from rpg_bench.errors import InvalidInput
 from rpg_bench.runs import run_hash
@@ -161,6 +161,29 @@ def trained_network(run: Run, recipe: Recipe) -> nn.Module:
         reason = " ".join(str(error).split())[:200]
         raise InvalidInput(f"checkpoint: {run.checkpoint} is not of the run's network: {reason}") from None
     return model
+
+
+def named_network(asked: Mapping[str, str]) -> tuple[str, nn.Module, Recipe]:
+    """The network that the options name, a compact file's (`model`) or a run's; what it is called, and its recipe.
+
+    Raises:
+        InvalidInput: not exactly one of `model`, `run` and `checkpoint` is given, or it cannot be read.
+    """
+    if sum(bool(asked[key]) for key in ("model", "run", "checkpoint")) != 1:
+        raise InvalidInput("command line: give one of model=FILE|NAME, run=HASH and checkpoint=PATH")
+    if asked["model"]:
+        from rpg_bench.compact.load import load
+
+        path = zoo.find(asked["model"])
+        model = load(path)
+        return path.stem, model, model.recipe  # type: ignore[return-value]
+    run = find_run(asked)
+    from rpg_bench.lazy import without_collection, without_wandb
+
+    with without_wandb(), without_collection():
+        import timm  # noqa: F401  (it takes seconds)
+    recipe = recipe_of(run)
+    return run.name, trained_network(run, recipe), recipe
 
 
 def evaluation_batches(

@@ -103,9 +103,12 @@ def fine_tuned(model: nn.Module, config: TrainConfig, settings: Settings, masks:
     """The network after more epochs of its own recipe, masked and quantised in every forward pass.
 
     Test images are never looked at.
+
+    Raises:
+        Interrupted: a stop was requested; nothing is kept.
     """
     from rpg_bench import launch, tracking
-    from rpg_bench.display import Display
+    from rpg_bench.display import TuningDisplay
     from rpg_bench.engine import Trainer
     from rpg_bench.sharing import dof_report
     from rpg_bench.signals import StopRequest
@@ -135,9 +138,9 @@ def fine_tuned(model: nn.Module, config: TrainConfig, settings: Settings, masks:
     storage = dataclasses.replace(storage, free=free, private=dataclasses.replace(storage.private, clip=False))
     with tempfile.TemporaryDirectory() as folder, StopRequest() as stop:
         trainer = Trainer(config, model, data, accelerator, Path(folder))
-        display = Display(quiet=True)
         straight = StraightThrough(model, masks, storage, trainer.optimizer)
-        trainer.fit(display, tracking.tracker(config, trainer, dof_report(model), None), stop)
+        with TuningDisplay().training(trainer.steps, 0) as display:
+            trainer.fit(display, tracking.tracker(config, trainer, dof_report(model), None), stop)
         straight.close()
     apply_masks(model, masks)
     return model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload,no-any-return]
