@@ -130,17 +130,19 @@ def state_of(asked: Asked, past: Past, found: Mapping[str, Record]) -> State:
 
 
 def with_queued(states: Sequence[State]) -> tuple[State, ...]:
-    """Those that nobody trains now, and that a Slurm job is to, are queued. Asks Slurm once, where there is one."""
+    """Those that nobody trains now, and that a Slurm job is to, are queued: failed ones too, if the job is a later one.
+    Asks Slurm once, where there is one."""
     waiting = {
         number: note["job"]
         for number, one in enumerate(states)
-        if one.state in (STOPPED, LOST, MISSING) and (note := slurm.job_of(one.asked.directory))
+        if (one.state in (STOPPED, LOST, MISSING) or (one.state == FAILED and _submitted_since(one.asked)))
+        and (note := slurm.job_of(one.asked.directory))
     }
     queue = slurm.queued(waiting.values()) if waiting else None
     found = list(states)
     for number, job in waiting.items():
         if queue and job in queue:
-            found[number] = replace(found[number], state=QUEUED, job=job)
+            found[number] = replace(found[number], state=QUEUED, job=job, failure=None)
     return tuple(found)
 
 
@@ -205,6 +207,16 @@ def _former(directory: Path) -> Owner | None:
         return read_owner(directory / LEASE)
     except OSError:
         return None
+
+
+def _submitted_since(asked: Asked) -> bool:
+    """Whether a job was submitted for the run after it had failed."""
+    if not asked.run:
+        return False
+    try:
+        return (asked.directory / slurm.NAME).stat().st_mtime_ns > (asked.directory / FAILURE).stat().st_mtime_ns
+    except OSError:
+        return False
 
 
 def _checkpoints(directory: Path) -> Sequence[Path]:
