@@ -27,6 +27,8 @@ from rpg_bench.secrets import redacted
 from rpg_bench.signals import Interrupted
 from rpg_bench.sweeper import Deferred, Failure, SweepFailed
 
+_LAUNCHER = "hydra.launcher."
+
 
 def register_schema(switches: Mapping[str, bool] | None = None) -> None:
     """Make every key of `TrainConfig` known to Hydra with its default, so that any can be overridden.
@@ -99,6 +101,9 @@ def run_command(task: Callable[[DictConfig], Any], switches: Mapping[str, bool] 
     except InvalidInput as error:  # in the experiment itself
         _report(str(error))
         failures.append(BAD_INPUT)
+    except Failed as error:  # as of Slurm, that does not answer
+        _report(str(error))
+        failures.append(FAILED)
     except SweepFailed as error:
         failures.append(error.code)
     except KeyboardInterrupt:
@@ -125,10 +130,24 @@ def explain(error: Exception) -> str:
         options = error.options if error.options is not None else re.findall(r"^\t([\w.-]+)$", text, re.MULTILINE)
         return str(unknown(group, name, options))
     if found := re.search(r"Could not override '([^']+)'", text):
-        return str(unknown_key(found.group(1), TrainConfig()))
+        key = found.group(1)
+        return str(_unknown_launcher_key(key) if key.startswith(_LAUNCHER) else unknown_key(key, TrainConfig()))
     if found := re.search(r"Could not append to config.*'([^']+)'|at '([^']+)' is already", text):
         return text.split("\n")[0]
     return f"command line: {' '.join(text.split())}"
+
+
+def _unknown_launcher_key(key: str) -> InvalidInput:
+    """Of the launcher that the command line chooses."""
+    chosen = [text.partition("=")[2] for text in sys.argv if text.startswith("hydra/launcher=")]
+    file = config_directory() / "hydra" / "launcher" / f"{chosen[-1] if chosen else 'local'}.yaml"
+    if file.is_file():
+        values: Any = OmegaConf.load(file)
+    else:
+        plugins: Any = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})
+        values = plugins[file.name].node if file.name in plugins else {}
+    names = [name for name in values if name != "_target_"]
+    return unknown(key.removesuffix(f".{key.removeprefix(_LAUNCHER)}"), key.removeprefix(_LAUNCHER), names)
 
 
 def _print_trace(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -106,7 +106,8 @@ def queued(jobs: Iterable[str]) -> dict[str, str] | None:
 
     None if it does not answer.
     """
-    numbers = sorted({job.partition("_")[0] for job in jobs})
+    asked = set(jobs)
+    numbers = sorted({job.partition("_")[0] for job in asked})
     command = ["squeue", "--noheader", "--array", "--format=%i %T %r", f"--jobs={','.join(numbers)}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -114,7 +115,8 @@ def queued(jobs: Iterable[str]) -> dict[str, str] | None:
         return None
     if done.returncode:
         return {} if "Invalid job id" in done.stderr else None  # it has forgotten them
-    return dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if line.strip())
+    states = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if line.strip())
+    return {job: state for job, state in states.items() if job in asked}  # not the others of their arrays
 
 
 def job_of(directory: Path) -> Mapping[str, Any] | None:
