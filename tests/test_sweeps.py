@@ -32,6 +32,9 @@ from rpg_bench.signals import Interrupted
 from rpg_bench.sweeps.command import main
 from rpg_bench.sweeps.disk import checkpoint_bytes, forecast
 from rpg_bench.sweeps.past import Past
+from rpg_bench.sweeps.plan import Asked
+from rpg_bench.sweeps.states import MISSING, State
+from rpg_bench.sweeps.survey import Survey
 from rpg_bench.train import train
 
 Sweeps = Callable[..., tuple[int, str, str]]
@@ -111,6 +114,13 @@ def test_the_runs_of_an_experiment_are_shown_with_what_is_left(sweeps: Sweeps) -
     assert f"(process {os.getpid()} on " in lines[12]
     assert sweeps("status", "block_digits", "--exit-code")[0] == 3
     assert not Path("results/tables").exists()
+
+
+def test_what_is_left_is_told_in_hours_or_minutes() -> None:
+    asked = Asked("0" * 12, (), Path(), Path(), {})
+    for seconds, told in ((122.0, "2 minutes"), (5.0, "1 minutes"), (5400.0, "1.5 hours")):
+        found = Survey("one", (State(asked, MISSING, seconds_left=seconds),), 0, 0)
+        assert found.total() == f"one: 1 runs, 0 done, 0 running, 1 missing; about {told} left, as such runs took"
 
 
 def test_runs_without_a_past_are_counted_apart(sweeps: Sweeps) -> None:
@@ -254,9 +264,11 @@ def test_a_diverged_run_is_failed(sweeps: Sweeps) -> None:
     from rpg_bench.engine import Diverged
 
     with pytest.raises(Diverged):
-        train_tiny("optimizer.lr=1e30", "recipe.epochs=1")
+        train_tiny("optimizer.lr=1e30", "recipe.epochs=1", "checkpoint_seconds=1e-9")
     (run,) = states(sweeps)
     assert (run["state"], run["failure"]["kind"]) == ("failed", "Diverged")
+    assert list(Path("runs").glob("*/checkpoint-*.pt"))
+    assert not run["resumable"]  # it begins again
     assert "loss" in run["failure"]["message"]
 
 

@@ -31,6 +31,8 @@ QUEUED = "queued"  # a job that is to train it is in Slurm's queue
 MISSING = "missing"  # it has not begun, or nothing is left of it
 STATES = (DONE, RUNNING, QUEUED, FAILED, STOPPED, LOST, MISSING)
 
+DIVERGED = "Diverged"  # the kind of failure whose record says so
+
 RUN_NAME = re.compile(r"[0-9a-f]{12}")
 
 
@@ -55,8 +57,9 @@ class State:
 
     @property
     def resumable(self) -> bool:
-        """Whether the same command continues it from a checkpoint."""
-        return self.state != RUNNING and bool(_checkpoints(self.asked.directory)) and self.state != DONE
+        """Whether the same command continues it from a checkpoint. What has diverged begins again."""
+        diverged = self.failure is not None and self.failure.get("kind") == DIVERGED
+        return self.state not in (RUNNING, DONE) and not diverged and bool(_checkpoints(self.asked.directory))
 
     @property
     def why(self) -> str:
@@ -120,7 +123,7 @@ def state_of(asked: Asked, past: Past, found: Mapping[str, Record]) -> State:
             return replace(known, state=DONE, top1=top1, failure=None)
         left = None  # it is trained; what is measured behind it takes minutes
     elif record is not None:
-        message = {"kind": "Diverged", "message": str(record.get("failure", ""))}
+        message = {"kind": DIVERGED, "message": str(record.get("failure", ""))}
         return replace(known, state=FAILED, failure=failure or message)
     if failure is not None:
         return replace(known, state=FAILED)
