@@ -7,10 +7,12 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -98,9 +100,18 @@ def run_command(task: Callable[[DictConfig], Any], switches: Mapping[str, bool] 
     except (HydraException, OmegaConfBaseException) as error:
         _report(explain(error))
         failures.append(BAD_INPUT)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        _report(f"configuration file: {' '.join(str(error).split())}")
+        failures.append(BAD_INPUT)
     except InvalidInput as error:  # in the experiment itself
         _report(str(error))
         failures.append(BAD_INPUT)
+    except BrokenProcessPool:  # joblib's; it has ended the others
+        _report(
+            "a process of the sweep was killed, as where memory is short, and the others with it; the same command "
+            "continues them"
+        )
+        failures.append(FAILED)
     except Failed as error:  # as of Slurm, that does not answer
         _report(str(error))
         failures.append(FAILED)

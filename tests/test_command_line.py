@@ -163,6 +163,20 @@ def test_a_wrong_key_of_a_launcher_names_the_nearest_of_its_own(
     assert f"hydra.launcher: unknown {key!r}; did you mean {nearest}?" in message
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"dof: [1\n", b"dof: !!python/object/apply:os.system ['touch executed']\n", b"\xff\xfe\x00"],
+    ids=["not closed", "a call", "no text"],
+)
+def test_an_experiment_file_that_is_no_yaml_is_one_line(refusal: Refusal, tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "mine" / "experiment" / "broken.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    message = refusal("--multirun", f"--config-dir={file.parents[1]}", "+experiment=broken")
+    assert message.startswith("error: configuration file: ")
+    assert not Path("executed").exists()
+
+
 def test_a_device_that_is_not_there(refusal: Refusal) -> None:
     line = refusal("device=cuda")
     assert "device" in line
