@@ -20,7 +20,7 @@ from rpg_bench.signals import Interrupted
 
 NAME = "slurm.json"  # in a run's directory: the job that is to train it
 PRE_SIGNAL = signal.SIGUSR2
-_PORTS = 20_000  # the first of as many
+_FIRST_PORT, _PORTS = 20_000, 12_000  # below those that a system gives away itself
 
 
 def join_step(environment: MutableMapping[str, str] = os.environ) -> None:
@@ -39,7 +39,7 @@ def join_step(environment: MutableMapping[str, str] = os.environ) -> None:
         LOCAL_WORLD_SIZE=environment["SLURM_STEP_TASKS_PER_NODE"].partition("(")[0],
         # Both can be set by the user, where a cluster wants others.
         MASTER_ADDR=environment.get("MASTER_ADDR", first),
-        MASTER_PORT=environment.get("MASTER_PORT", str(_PORTS + int(environment["SLURM_JOB_ID"]) % _PORTS)),
+        MASTER_PORT=environment.get("MASTER_PORT", str(_port(environment))),
     )
 
 
@@ -136,6 +136,12 @@ def _is_reclaimed(job: str) -> bool:
     fields = dict(field.split("=", 1) for field in shown.split() if "=" in field)
     preempted = fields.get("PreemptTime", "None") not in ("None", "N/A") and fields.get("JobState") == "RUNNING"
     return preempted or fields.get("Reason") == "TimeLimit"
+
+
+def _port(environment: Mapping[str, str]) -> int:
+    """Where the tasks of this step meet: another one for each job of a node, and for each step of a job."""
+    job, step = int(environment["SLURM_JOB_ID"]), int(environment["SLURM_STEP_ID"])
+    return _FIRST_PORT + (job + 1009 * step) % _PORTS
 
 
 def _first_host(nodes: str) -> str:

@@ -48,6 +48,7 @@ JobRequeue=1
 ReturnToService=2
 KillWait=10
 UnkillableStepTimeout=600
+FirstJobId={controller_port}
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={first_port} CPUs={cpus} RealMemory=1000 State=UNKNOWN
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={second_port} CPUs={cpus} RealMemory=1000 State=UNKNOWN
 PartitionName=low  Nodes=n1 Default=YES MaxTime=60 State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
