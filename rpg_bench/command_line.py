@@ -7,10 +7,12 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -26,6 +28,8 @@ from rpg_bench.lease import Held
 from rpg_bench.secrets import redacted
 from rpg_bench.signals import Interrupted
 from rpg_bench.sweeper import Deferred, Failure, SweepFailed
+
+_LAUNCHER = "hydra.launcher."
 
 
 def register_schema(switches: Mapping[str, bool] | None = None) -> None:
@@ -96,9 +100,21 @@ def run_command(task: Callable[[DictConfig], Any], switches: Mapping[str, bool] 
     except (HydraException, OmegaConfBaseException) as error:
         _report(explain(error))
         failures.append(BAD_INPUT)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        _report(f"configuration file: {' '.join(str(error).split())}")
+        failures.append(BAD_INPUT)
     except InvalidInput as error:  # in the experiment itself
         _report(str(error))
         failures.append(BAD_INPUT)
+    except BrokenProcessPool:  # joblib's; it has ended the others
+        _report(
+            "a process of the sweep was killed, as where memory is short, and the others with it; the same command "
+            "continues them"
+        )
+        failures.append(FAILED)
+    except Failed as error:  # as of Slurm, that does not answer
+        _report(str(error))
+        failures.append(FAILED)
     except SweepFailed as error:
         failures.append(error.code)
     except KeyboardInterrupt:
@@ -125,10 +141,24 @@ def explain(error: Exception) -> str:
         options = error.options if error.options is not None else re.findall(r"^\t([\w.-]+)$", text, re.MULTILINE)
         return str(unknown(group, name, options))
     if found := re.search(r"Could not override '([^']+)'", text):
-        return str(unknown_key(found.group(1), TrainConfig()))
+        key = found.group(1)
+        return str(_unknown_launcher_key(key) if key.startswith(_LAUNCHER) else unknown_key(key, TrainConfig()))
     if found := re.search(r"Could not append to config.*'([^']+)'|at '([^']+)' is already", text):
         return text.split("\n")[0]
     return f"command line: {' '.join(text.split())}"
+
+
+def _unknown_launcher_key(key: str) -> InvalidInput:
+    """Of the launcher that the command line chooses."""
+    chosen = [text.partition("=")[2] for text in sys.argv if text.startswith("hydra/launcher=")]
+    file = config_directory() / "hydra" / "launcher" / f"{chosen[-1] if chosen else 'local'}.yaml"
+    if file.is_file():
+        values: Any = OmegaConf.load(file)
+    else:
+        plugins: Any = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})
+        values = plugins[file.name].node if file.name in plugins else {}
+    names = [name for name in values if name != "_target_"]
+    return unknown(key.removesuffix(f".{key.removeprefix(_LAUNCHER)}"), key.removeprefix(_LAUNCHER), names)
 
 
 def _print_trace(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -25,7 +25,8 @@ class Display:
         self._bar: Progress | None = None
         self._task: Any = None
         self._steps = 0
-        self._started = 0
+        self._calls = 0  # of `step`
+        self._clocked = 0  # the step at which the clock of the ETA began
         self._began = self._shown = 0.0
 
     def say(self, text: str) -> None:
@@ -44,8 +45,7 @@ class Display:
 
     def training(self, steps: int, done: int) -> Display:
         """Prepare the progress of a run of `steps` optimizer steps; a `with` block shows it."""
-        self._steps, self._started = steps, done
-        self._began = time.monotonic()
+        self._steps, self._calls = steps, 0
         if self.console.is_terminal and not self.console.quiet:
             self._bar = Progress(
                 TextColumn("step {task.completed}/{task.total}"),
@@ -80,6 +80,9 @@ class Display:
     ) -> None:
         """Show progress after `step` steps. The callables are asked only when something is shown."""
         now = time.monotonic()
+        self._calls += 1
+        if self._calls <= 2:  # W&B starts before or behind the first step, which is the slowest besides
+            self._began, self._clocked = now, step
         pause = 0.2 if self._bar is not None else self.LINE_SECONDS
         if self.console.quiet or (now - self._shown < pause and step < self._steps):
             return
@@ -89,8 +92,9 @@ class Display:
         if self._bar is not None:
             self._bar.update(self._task, completed=step, metrics=metrics)
             return
-        left = (now - self._began) / max(1, step - self._started) * (self._steps - step)
-        self.say(f"step {step}/{self._steps}  {metrics}  lr {rate:.3g}  ETA {duration(left)}")
+        done = step - self._clocked
+        left = f"  ETA {duration((now - self._began) / done * (self._steps - step))}" if done else ""
+        self.say(f"step {step}/{self._steps}  {metrics}  lr {rate:.3g}{left}")
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         """Print one row of the history."""

@@ -20,7 +20,7 @@ from rpg_bench.signals import Interrupted
 
 NAME = "slurm.json"  # in a run's directory: the job that is to train it
 PRE_SIGNAL = signal.SIGUSR2
-_PORTS = 20_000  # the first of as many
+_FIRST_PORT, _PORTS = 20_000, 12_000  # below those that a system gives away itself
 
 
 def join_step(environment: MutableMapping[str, str] = os.environ) -> None:
@@ -39,7 +39,7 @@ def join_step(environment: MutableMapping[str, str] = os.environ) -> None:
         LOCAL_WORLD_SIZE=environment["SLURM_STEP_TASKS_PER_NODE"].partition("(")[0],
         # Both can be set by the user, where a cluster wants others.
         MASTER_ADDR=environment.get("MASTER_ADDR", first),
-        MASTER_PORT=environment.get("MASTER_PORT", str(_PORTS + int(environment["SLURM_JOB_ID"]) % _PORTS)),
+        MASTER_PORT=environment.get("MASTER_PORT", str(_port(environment))),
     )
 
 
@@ -106,7 +106,8 @@ def queued(jobs: Iterable[str]) -> dict[str, str] | None:
 
     None if it does not answer.
     """
-    numbers = sorted({job.partition("_")[0] for job in jobs})
+    asked = set(jobs)
+    numbers = sorted({job.partition("_")[0] for job in asked})
     command = ["squeue", "--noheader", "--array", "--format=%i %T %r", f"--jobs={','.join(numbers)}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -114,7 +115,8 @@ def queued(jobs: Iterable[str]) -> dict[str, str] | None:
         return None
     if done.returncode:
         return {} if "Invalid job id" in done.stderr else None  # it has forgotten them
-    return dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if line.strip())
+    states = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if line.strip())
+    return {job: state for job, state in states.items() if job in asked}  # not the others of their arrays
 
 
 def job_of(directory: Path) -> Mapping[str, Any] | None:
@@ -134,6 +136,12 @@ def _is_reclaimed(job: str) -> bool:
     fields = dict(field.split("=", 1) for field in shown.split() if "=" in field)
     preempted = fields.get("PreemptTime", "None") not in ("None", "N/A") and fields.get("JobState") == "RUNNING"
     return preempted or fields.get("Reason") == "TimeLimit"
+
+
+def _port(environment: Mapping[str, str]) -> int:
+    """Where the tasks of this step meet: another one for each job of a node, and for each step of a job."""
+    job, step = int(environment["SLURM_JOB_ID"]), int(environment["SLURM_STEP_ID"])
+    return _FIRST_PORT + (job + 1009 * step) % _PORTS
 
 
 def _first_host(nodes: str) -> str:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 
-from rpg_bench import slurm
-from rpg_bench.errors import BAD_INPUT, INTERRUPTED, Failed, InvalidInput
+from rpg_bench import slurm, slurm_options
+from rpg_bench.errors import BAD_INPUT, FAILED, INTERRUPTED, Failed, InvalidInput
 from rpg_bench.files import write_aside
 from rpg_bench.runs import RunFiles
 from rpg_bench.sweeper import Failure, configuration
@@ -35,6 +35,7 @@ _HOPELESS = {
     "PartitionTimeLimit": "the partition allows less time: scancel the jobs, give hydra.launcher.timeout_min=MINUTES",
     "PartitionNodeLimit": "the partition has fewer nodes: scancel the jobs, give hydra.launcher.nodes=N",
 }
+_NO_GPUS = "a partition without GPUs needs hydra.launcher.gpus_per_node=null"
 # What submitit calls alike on all kinds of clusters; its other keys begin with `slurm_`.
 _COMMON = (
     "timeout_min",
@@ -55,7 +56,12 @@ def launch(launcher: SlurmLauncher, runs: Sequence[Sequence[str]], first: int) -
         launcher: Hydra's, over submitit; its `params` are the preset's.
         runs: lists of overrides.
         first: the number of the first run within the sweep.
+
+    Raises:
+        InvalidInput: a value of the preset is not allowed, or sbatch refuses it.
+        Failed: Slurm does not answer.
     """
+    slurm_options.check(launcher.params)
     answers: dict[int, JobReturn] = {}
     files: dict[int, RunFiles] = {}
     for number, run in enumerate(runs):
@@ -122,7 +128,9 @@ def _submit(launcher: SlurmLauncher, runs: Sequence[tuple[int, Sequence[str]]]) 
         )
     except submitit.core.utils.FailedJobError as error:  # sbatch's own words
         lines = [line for line in str(error).splitlines() if "error" in line.lower()]
-        raise InvalidInput(f"hydra.launcher: sbatch refuses the jobs: {' '.join(lines or [str(error)])}") from None
+        said = " ".join(lines or [str(error)])
+        advice = f"; {_NO_GPUS}" if "generic resource" in said else ""
+        raise InvalidInput(f"hydra.launcher: sbatch refuses the jobs: {said}{advice}") from None
     except RuntimeError as error:
         raise InvalidInput(f"hydra.launcher: {error}") from None
 
@@ -204,4 +212,4 @@ def _answer(job: Job[Any]) -> JobReturn:
 
 
 def _failed(message: str) -> JobReturn:
-    return JobReturn(status=JobStatus.FAILED, _return_value=Failed(message))
+    return JobReturn(status=JobStatus.COMPLETED, _return_value=Failure(FAILED, message))

@@ -21,7 +21,7 @@ from rpg_bench.compiler import without_compiler
 from rpg_bench.config import EvaluationConfig, TrainConfig, from_hydra
 from rpg_bench.finished import finished_record
 from rpg_bench.lazy import without_collection, without_wandb
-from rpg_bench.lease import NAME, Held, Lease, Lost, holder_of
+from rpg_bench.lease import NAME, Held, Lease, holder_of
 from rpg_bench.progress import Progress, failure_noted
 from rpg_bench.runs import RunFiles, run_hash
 from rpg_bench.slurm import patience
@@ -153,7 +153,7 @@ def fit(
             write_record(files.record, make_record(config, trainer, report, began, failure=str(divergence)))
         tracker.finish({"status": "failed"}, exit_code=1)
         raise
-    except Lost:
+    except Exception:  # lost to another process, or no room for a checkpoint: the next run of a sweep has its own
         tracker.finish(exit_code=1)
         raise
     if config.evaluation != EvaluationConfig():

@@ -47,7 +47,8 @@ PreemptMode=REQUEUE
 JobRequeue=1
 ReturnToService=2
 KillWait=10
-FirstJobId={first_job}
+UnkillableStepTimeout=600
+FirstJobId={controller_port}
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={first_port} CPUs={cpus} RealMemory=1000 State=UNKNOWN
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={second_port} CPUs={cpus} RealMemory=1000 State=UNKNOWN
 PartitionName=low  Nodes=n1 Default=YES MaxTime=60 State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
@@ -80,8 +81,6 @@ class SlurmHost:
         for name in ("state", "spool/n1", "spool/n2"):
             (self.home / name).mkdir(parents=True)
         controller_port, first_port, second_port = _free_ports(3)
-        # The port of a run's tasks follows from its job's number, which must not be that of another test process's job.
-        process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
         (self.home / "slurm.conf").write_text(
             _CONFIGURATION.format(
                 home=self.home,
@@ -91,7 +90,6 @@ class SlurmHost:
                 controller_port=controller_port,
                 first_port=first_port,
                 second_port=second_port,
-                first_job=1 + 500 * process,
             )
         )
         key = self.home / "munge.key"

@@ -153,6 +153,30 @@ def test_a_wrong_value_is_refused_in_one_line(refusal: Refusal, arguments: list[
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+@pytest.mark.parametrize(
+    ("launcher", "key", "nearest"), [("slurm", "partitoin", "'partition'"), ("joblib", "njobs", "'n_jobs'")]
+)
+def test_a_wrong_key_of_a_launcher_names_the_nearest_of_its_own(
+    refusal: Refusal, launcher: str, key: str, nearest: str
+) -> None:
+    message = refusal("--multirun", *TINY, f"hydra/launcher={launcher}", f"hydra.launcher.{key}=2")
+    assert f"hydra.launcher: unknown {key!r}; did you mean {nearest}?" in message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"dof: [1\n", b"dof: !!python/object/apply:os.system ['touch executed']\n", b"\xff\xfe\x00"],
+    ids=["not closed", "a call", "no text"],
+)
+def test_an_experiment_file_that_is_no_yaml_is_one_line(refusal: Refusal, tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "mine" / "experiment" / "broken.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    message = refusal("--multirun", f"--config-dir={file.parents[1]}", "+experiment=broken")
+    assert message.startswith("error: configuration file: ")
+    assert not Path("executed").exists()
+
+
 def test_a_device_that_is_not_there(refusal: Refusal) -> None:
     line = refusal("device=cuda")
     assert "device" in line
@@ -246,6 +270,23 @@ def test_the_command_itself_says_one_line(tmp_path: Path, arguments: list[str], 
     assert err.startswith("error: ")
     assert mentioned in err
     assert os.listdir(tmp_path) == []
+
+
+def test_slurm_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("submitit", reason="needs hydra-submitit-launcher")
+    squeue = tmp_path / "programs" / "squeue"
+    squeue.parent.mkdir()
+    squeue.write_text("#!/bin/sh\necho slurm_load_jobs error: Unable to contact slurm controller >&2\nexit 1\n")
+    squeue.chmod(0o755)
+    directory = tmp_path / RunFiles.of(configured(*TINY)).directory
+    directory.mkdir(parents=True)
+    (directory / "slurm.json").write_text('{"job": "7", "folder": "runs/slurm/7", "tasks": 1}')
+    path = f"{squeue.parent}{os.pathsep}{os.environ['PATH']}"
+    code, _, err = finish(start(["--multirun", "hydra/launcher=slurm", *TINY], tmp_path, PATH=path))
+    assert (code, err.splitlines()) == (
+        1,
+        ["error: Slurm does not say which of the runs are in its queue; nothing was submitted"],
+    )
 
 
 def test_the_composed_configuration_can_be_shown(tmp_path: Path) -> None:

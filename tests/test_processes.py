@@ -18,6 +18,7 @@ STEP = {
     "SLURM_PROCID": "3",
     "SLURM_LOCALID": "3",
     "SLURM_JOB_ID": "123456",
+    "SLURM_STEP_ID": "0",
 }
 
 
@@ -30,6 +31,17 @@ def test_the_tasks_of_a_slurm_step_become_processes_of_one_run() -> None:
     again = dict(environment)
     slurm.join_step(again)
     assert again == environment
+
+
+def test_runs_that_share_a_node_meet_at_ports_of_their_own() -> None:
+    """Those of other jobs, and those that one job starts side by side."""
+    ports = set()
+    for job, step in (("77", "0"), ("78", "0"), ("77", "1")):
+        environment = {**STEP, "SLURM_JOB_ID": job, "SLURM_STEP_ID": step}
+        slurm.join_step(environment)
+        ports.add(int(environment["MASTER_PORT"]))
+    assert len(ports) == 3
+    assert all(20_000 <= port < 32_000 for port in ports)
 
 
 def test_what_the_user_or_torchrun_says_counts_more() -> None:

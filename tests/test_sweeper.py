@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -250,6 +252,23 @@ def test_parallel_processes_divide_the_cores(tmp_path: Path) -> None:
     records = [json.loads(path.read_text()) for path in (tmp_path / "results" / "records").glob("*.json")]
     assert [record["status"] for record in records] == ["finished"] * 2
     assert {record["hardware"]["threads"] for record in records} == {max(1, (os.cpu_count() or 1) // 2)}
+
+
+def test_a_process_of_joblib_that_is_killed_ends_the_sweep_with_a_line(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    joblib = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1", "checkpoint_seconds=1e-3")
+    process = start(("--multirun", *joblib, *TINY, "recipe.epochs=500"), tmp_path)
+    limit = time.monotonic() + 120
+    while not (begun := [path for path in tmp_path.glob("runs/*/progress.json") if list(path.parent.glob("*.pt"))]):
+        assert time.monotonic() < limit
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.kill(json.loads(begun[0].read_text())["pid"], signal.SIGKILL)
+    code, _, err = finish(process)
+    assert code == 1, err
+    (said,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert said.endswith("the same command continues them")
+    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(("preset", "package"), [("slurm", "submitit"), ("joblib", "joblib")])

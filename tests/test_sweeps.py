@@ -18,9 +18,11 @@ from runner import ROOT, TINY, checkpoints, configured, finish, start, train_tin
 from test_report import generalisation, write
 from test_resume import stopping_after
 
+from rpg_bench import slurm
 from rpg_bench.command_line import run_command
 from rpg_bench.corruption_names import CORRUPTIONS
 from rpg_bench.engine import Trainer
+from rpg_bench.errors import InvalidInput
 from rpg_bench.lease import NAME, Lease, Owner
 from rpg_bench.progress import FAILURE, PROGRESS
 from rpg_bench.report.experiments import read_experiment, under
@@ -30,6 +32,9 @@ from rpg_bench.signals import Interrupted
 from rpg_bench.sweeps.command import main
 from rpg_bench.sweeps.disk import checkpoint_bytes, forecast
 from rpg_bench.sweeps.past import Past
+from rpg_bench.sweeps.plan import Asked
+from rpg_bench.sweeps.states import MISSING, State
+from rpg_bench.sweeps.survey import Survey
 from rpg_bench.train import train
 
 Sweeps = Callable[..., tuple[int, str, str]]
@@ -109,6 +114,13 @@ def test_the_runs_of_an_experiment_are_shown_with_what_is_left(sweeps: Sweeps) -
     assert f"(process {os.getpid()} on " in lines[12]
     assert sweeps("status", "block_digits", "--exit-code")[0] == 3
     assert not Path("results/tables").exists()
+
+
+def test_what_is_left_is_told_in_hours_or_minutes() -> None:
+    asked = Asked("0" * 12, (), Path(), Path(), {})
+    for seconds, told in ((122.0, "2 minutes"), (5.0, "1 minutes"), (5400.0, "1.5 hours")):
+        found = Survey("one", (State(asked, MISSING, seconds_left=seconds),), 0, 0)
+        assert found.total() == f"one: 1 runs, 0 done, 0 running, 1 missing; about {told} left, as such runs took"
 
 
 def test_runs_without_a_past_are_counted_apart(sweeps: Sweeps) -> None:
@@ -209,6 +221,30 @@ def test_a_sweep_in_which_one_fails_says_why_and_retry_runs_that_one(
     assert len(list(Path("runs/multirun").glob("two-*.json"))) == 1
 
 
+def test_retry_says_what_continues_runs_that_were_stopped(sweeps: Sweeps, monkeypatch: pytest.MonkeyPatch) -> None:
+    with stopping_after(monkeypatch, 3):
+        assert sweep(monkeypatch, *TINY, "seed=0,1", "sweep=two") == 128 + signal.SIGTERM
+    out = sweeps("retry", "two")[1].splitlines()
+    assert out[0].startswith("1 runs are unfinished, not failed; what continues them: ")
+    assert out[0].endswith(f"-m rpg_bench.train --multirun {' '.join(TINY)} seed=0,1 sweep=two")
+    assert out[1:] == ["nothing to run again"]
+
+
+def test_a_failed_run_that_is_submitted_again_is_queued(sweeps: Sweeps, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        failing(patched, 0, RuntimeError("oh"))
+        with pytest.raises(RuntimeError, match="oh"):
+            train_tiny()
+    directory = RunFiles.of(configured(*TINY)).directory
+    monkeypatch.setattr(slurm, "queued", lambda jobs: dict.fromkeys(jobs, "PENDING Priority"))
+    (directory / slurm.NAME).write_text('{"job": "12_0"}')
+    failed = (directory / FAILURE).stat().st_mtime
+    for later, state in ((-5, "failed"), (5, "queued")):  # the job that failed, and one since
+        os.utime(directory / slurm.NAME, (failed + later, failed + later))
+        (run,) = states(sweeps)
+        assert (run["state"], run["failure"] is None) == (state, state == "queued")
+
+
 def test_bad_input_in_a_sweep_is_a_failure_that_is_not_repeated(
     sweeps: Sweeps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,9 +264,11 @@ def test_a_diverged_run_is_failed(sweeps: Sweeps) -> None:
     from rpg_bench.engine import Diverged
 
     with pytest.raises(Diverged):
-        train_tiny("optimizer.lr=1e30", "recipe.epochs=1")
+        train_tiny("optimizer.lr=1e30", "recipe.epochs=1", "checkpoint_seconds=1e-9")
     (run,) = states(sweeps)
     assert (run["state"], run["failure"]["kind"]) == ("failed", "Diverged")
+    assert list(Path("runs").glob("*/checkpoint-*.pt"))
+    assert not run["resumable"]  # it begins again
     assert "loss" in run["failure"]["message"]
 
 
@@ -395,6 +433,50 @@ def test_clean_removes_what_no_finished_record_needs(sweeps: Sweeps, tmp_path: P
     assert mine.exists()
     assert RunFiles.of(configured(*TINY)).record.read_bytes() == record
     assert sweeps("clean", "--yes")[1].strip() == "nothing to remove"
+
+
+def test_clean_removes_what_jobs_left_that_are_over(
+    sweeps: Sweeps, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder, old = tmp_path / "runs" / "slurm", time.time() - 10 * 86400
+    jobs = [folder / name for name in ("7", "7_0", "8", "8_0", "9")]  # 8 is in the queue, 9 was there yesterday
+    for path in jobs:
+        path.mkdir(parents=True)
+        (path / "log.out").touch()
+        for changed in (path / "log.out", path)[: 0 if path.name == "9" else 2]:
+            os.utime(changed, (old, old))
+    (folder / "7" / "submission.sh").touch()
+    os.utime(folder / "7" / "submission.sh", (old, old))
+    os.utime(folder / "7", (old, old))
+    link = folder / ".submission_file_abc.sh"
+    link.symlink_to(folder / "7" / "submission.sh")
+    refused = folder / "abc.pkl"
+    refused.touch()
+    os.utime(refused, (old, old))
+    monkeypatch.setattr(slurm, "queued", lambda jobs: None)
+    assert "1 files and folders" in sweeps("clean", "--dry-run")[1]  # Slurm does not say what is over
+    monkeypatch.setattr(slurm, "queued", lambda jobs: {job: "PENDING Priority" for job in jobs if job == "8_0"})
+    assert sweeps("clean", "--yes")[0] == 0
+    assert names(folder) == {"8", "8_0", "9"}
+
+
+def test_clean_says_how_much_could_be_removed(sweeps: Sweeps, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("1", "2"):
+        empty = tmp_path / "runs" / (name * 12)
+        empty.mkdir(parents=True)
+        os.utime(empty, (1.0, 1.0))
+    held = Lease.__enter__
+
+    def read_only(lease: Lease) -> Lease:
+        if "1" * 12 in str(lease.path):
+            raise InvalidInput("runs_dir: cannot write to it: Read-only file system")
+        return held(lease)
+
+    monkeypatch.setattr(Lease, "__enter__", read_only)
+    code, out, err = sweeps("clean", "--yes")
+    assert code == 1
+    assert "not removed: runs_dir: cannot write" in err
+    assert out.splitlines()[-1] == "removed 1 of 2 files and folders, 0 B"
 
 
 def test_clean_keeps_as_many_checkpoints_as_are_asked_for(sweeps: Sweeps, tmp_path: Path) -> None:

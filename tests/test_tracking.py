@@ -19,6 +19,8 @@ from test_resume import stopping_after
 from torture.server import Server
 
 from rpg_bench.config import TrackingConfig
+from rpg_bench.engine import Trainer
+from rpg_bench.errors import InvalidInput
 from rpg_bench.signals import Interrupted
 from rpg_bench.tracking import Tracker
 
@@ -135,6 +137,28 @@ def test_a_run_that_diverges_is_shown_as_failed(tmp_path: Path) -> None:
     (run,) = offline_runs(tmp_path)
     assert run["exit_code"] == 1
     assert run["summary"]["status"] == "failed"
+
+
+def test_a_run_that_fails_is_closed_before_the_next_of_its_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when its disk is full. Both have a process, and W&B would log the second into the first."""
+    step = Trainer._step
+
+    def failing(trainer: Trainer, batches: Any) -> None:
+        step(trainer, batches)
+        if trainer.config.seed == 0 and trainer.position.step == 12:
+            raise InvalidInput("runs_dir: no checkpoint can be written")
+
+    monkeypatch.setattr(Trainer, "_step", failing)
+    with pytest.raises(InvalidInput, match="no checkpoint"):
+        train_tiny("tracking=offline", "seed=0")
+    train_tiny("tracking=offline", "seed=1")
+    runs = {run["config"]["seed"]: run for run in offline_runs(tmp_path, 2)}
+    assert runs[0]["exit_code"] == 1
+    assert [row["epoch"] for row in runs[0]["history"]] == [1]
+    assert runs[1]["exit_code"] == 0
+    assert runs[1]["history"] == only_record(tmp_path)["history"]
 
 
 def test_tracking_changes_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

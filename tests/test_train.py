@@ -14,6 +14,7 @@ from rpg_bench import InvalidInput, share
 from rpg_bench.backbones import create_backbone
 from rpg_bench.config import AugmentConfig, TrainConfig
 from rpg_bench.datasets import load_data
+from rpg_bench.display import Display
 from rpg_bench.engine import Trainer
 from rpg_bench.train import train
 
@@ -165,6 +166,21 @@ def test_what_is_trained_and_where_the_result_is_are_said(tmp_path: Path, capsys
     assert f"{record['final']['test_top1']:.2f} %" in out
     for path in (*tmp_path.glob("results/records/*.json"), *tmp_path.glob("runs/*/*.pt")):
         assert str(path.relative_to(tmp_path)) in out
+
+
+def test_the_time_left_does_not_count_what_comes_before_the_second_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that is continued starts W&B first, which takes seconds: 10 steps in 20 seconds leave 100 for 50."""
+    clock = iter([1000.0, 1001.0, 1021.0])
+    monkeypatch.setattr("rpg_bench.display.time.monotonic", lambda: next(clock))
+    display = Display().training(steps=100, done=38)
+    for step in (39, 40, 50):
+        display.step(step, lambda: (0.5, 90.0), lambda: 100.0, 0.1)
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("step 39/100")
+    assert "ETA" not in first
+    assert last.endswith("ETA 0:01:40")
 
 
 @pytest.mark.parametrize(("stem", "warned"), [("imagenet", True), ("cifar", False)])

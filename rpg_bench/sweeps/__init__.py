@@ -7,5 +7,6 @@ disk.py     what runs take of the disk, and will take
 table.py    the states for people, once or live
 retry.py    runs again what failed
 clean.py    removes what no finished record needs
+job_files.py  what Slurm jobs left, for clean
 command.py  python -m rpg_bench.sweeps status|list|retry|clean, its exit codes and its JSON
 """

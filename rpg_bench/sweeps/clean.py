@@ -2,6 +2,7 @@
 
 Of a finished run are kept: its final and best checkpoint, its progress, and its W&B files unless these were synced.
 Of one that is not finished: all, if a sweep asked for it, or if it has a checkpoint that was touched in the last days.
+What Slurm jobs left goes too, days after they have ended.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from rpg_bench.errors import InvalidInput
 from rpg_bench.lease import NAME as LEASE
 from rpg_bench.lease import Held, Lease, holder_of
 from rpg_bench.progress import PROGRESS, read
+from rpg_bench.sweeps import job_files
 from rpg_bench.sweeps.plan import FOLDER, read_plans
 from rpg_bench.sweeps.states import RUN_NAME, bytes_below
 from rpg_bench.sweeps.survey import Places
@@ -65,6 +67,7 @@ def removable(places: Places, keep: str = "best", days: float = DAYS) -> Removal
             held.append(f"run {directory.name} is being trained by process {holder.pid} on {holder.host}")
             continue
         items += _items(directory, places, keep, days, known)
+    items += [Item(path, why, path.parent) for path, why in job_files.removable(places.runs, days)]
     for path in (places.runs / FOLDER).glob(".*.part"):
         items += [Item(path, "half written", places.runs / FOLDER)] if _age(path) > _OLD else []
     return Removal(tuple(items), tuple(held))

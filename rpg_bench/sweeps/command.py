@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -109,6 +110,8 @@ def _retry(asked: argparse.Namespace, places: Places) -> int:
     commands, refused = retry.commands(asked.experiment, asked.recipe, places, asked.more)
     if refused:
         print(f"{refused} runs are refused for their configuration, and are not run again; see status")
+    for count, command in retry.unfinished(asked.experiment, asked.recipe, places):
+        print(f"{count} runs are unfinished, not failed; what continues them: {shlex.join(command)}")
     if not commands:
         print("nothing to run again")
     code = 0
@@ -142,7 +145,8 @@ def _clean(asked: argparse.Namespace, places: Places) -> int:
     problems = clean.remove(removal, places, asked.keep, asked.older_than)
     for problem in problems:
         print(f"not removed: {problem}", file=sys.stderr)
-    print(f"removed {total}" if not problems else "removed the rest")
+    left = sum(os.path.lexists(item.path) for item in removal.items)
+    print(f"removed {total}" if not left else f"removed {len(removal.items) - left} of {total}")
     return SOME_FAILED if problems else left_alone
 
 

@@ -11,10 +11,11 @@ from rpg_bench.errors import InvalidInput
 from rpg_bench.secrets import HIDDEN
 from rpg_bench.sweeps.past import Past
 from rpg_bench.sweeps.plan import Plan, read_plans
-from rpg_bench.sweeps.states import FAILED, state_of
+from rpg_bench.sweeps.states import FAILED, LOST, STOPPED, state_of, with_queued
 from rpg_bench.sweeps.survey import Places
 
 Command = list[str]
+_SWEEP = (sys.executable, "-m", "rpg_bench.train", "--multirun")
 
 
 def commands(sweep: str | None, recipe: str | None, places: Places, more: Sequence[str]) -> tuple[list[Command], int]:
@@ -52,6 +53,21 @@ def commands(sweep: str | None, recipe: str | None, places: Places, more: Sequen
     return found, len(refused)
 
 
+def unfinished(sweep: str | None, recipe: str | None, places: Places) -> list[tuple[int, Command]]:
+    """How many runs of each sweep were stopped or lost, and are in no queue, with the sweep's own command, which
+    continues them."""
+    taken: set[str] = set()
+    found: list[tuple[int, Command]] = []
+    for plan in reversed(read_plans(places.runs, sweep, recipe)):
+        asked = [one for one in plan.runs if one.run and one.run not in taken]
+        taken |= {one.run for one in asked}
+        states = with_queued([state_of(one, Past(()), {}) for one in asked])
+        count = sum(one.state in (STOPPED, LOST) for one in states)
+        if count:
+            found.append((count, [*_SWEEP, *plan.arguments]))
+    return found
+
+
 def run(command: Command) -> int:
     """Run one; its exit code."""
     print(f"$ {shlex.join(command)}", flush=True)
@@ -64,7 +80,7 @@ def _command(plan: Plan, runs: Sequence[str], more: Sequence[str]) -> Command:
     if any(HIDDEN in text for text in kept):
         raise InvalidInput("retry: the sweep's command held a secret, which was not kept; give the argument again")
     only = f"hydra.sweeper.only=[{','.join(runs)}]"
-    return [sys.executable, "-m", "rpg_bench.train", "--multirun", *kept, *more, only]
+    return [*_SWEEP, *kept, *more, only]
 
 
 def _key(text: str) -> str:

@@ -31,6 +31,8 @@ QUEUED = "queued"  # a job that is to train it is in Slurm's queue
 MISSING = "missing"  # it has not begun, or nothing is left of it
 STATES = (DONE, RUNNING, QUEUED, FAILED, STOPPED, LOST, MISSING)
 
+DIVERGED = "Diverged"  # the kind of failure whose record says so
+
 RUN_NAME = re.compile(r"[0-9a-f]{12}")
 
 
@@ -55,8 +57,9 @@ class State:
 
     @property
     def resumable(self) -> bool:
-        """Whether the same command continues it from a checkpoint."""
-        return self.state != RUNNING and bool(_checkpoints(self.asked.directory)) and self.state != DONE
+        """Whether the same command continues it from a checkpoint. What has diverged begins again."""
+        diverged = self.failure is not None and self.failure.get("kind") == DIVERGED
+        return self.state not in (RUNNING, DONE) and not diverged and bool(_checkpoints(self.asked.directory))
 
     @property
     def why(self) -> str:
@@ -120,7 +123,7 @@ def state_of(asked: Asked, past: Past, found: Mapping[str, Record]) -> State:
             return replace(known, state=DONE, top1=top1, failure=None)
         left = None  # it is trained; what is measured behind it takes minutes
     elif record is not None:
-        message = {"kind": "Diverged", "message": str(record.get("failure", ""))}
+        message = {"kind": DIVERGED, "message": str(record.get("failure", ""))}
         return replace(known, state=FAILED, failure=failure or message)
     if failure is not None:
         return replace(known, state=FAILED)
@@ -130,17 +133,19 @@ def state_of(asked: Asked, past: Past, found: Mapping[str, Record]) -> State:
 
 
 def with_queued(states: Sequence[State]) -> tuple[State, ...]:
-    """Those that nobody trains now, and that a Slurm job is to, are queued. Asks Slurm once, where there is one."""
+    """Those that nobody trains now, and that a Slurm job is to, are queued: failed ones too, if the job is a later one.
+    Asks Slurm once, where there is one."""
     waiting = {
         number: note["job"]
         for number, one in enumerate(states)
-        if one.state in (STOPPED, LOST, MISSING) and (note := slurm.job_of(one.asked.directory))
+        if (one.state in (STOPPED, LOST, MISSING) or (one.state == FAILED and _submitted_since(one.asked)))
+        and (note := slurm.job_of(one.asked.directory))
     }
     queue = slurm.queued(waiting.values()) if waiting else None
     found = list(states)
     for number, job in waiting.items():
         if queue and job in queue:
-            found[number] = replace(found[number], state=QUEUED, job=job)
+            found[number] = replace(found[number], state=QUEUED, job=job, failure=None)
     return tuple(found)
 
 
@@ -205,6 +210,16 @@ def _former(directory: Path) -> Owner | None:
         return read_owner(directory / LEASE)
     except OSError:
         return None
+
+
+def _submitted_since(asked: Asked) -> bool:
+    """Whether a job was submitted for the run after it had failed."""
+    if not asked.run:
+        return False
+    try:
+        return (asked.directory / slurm.NAME).stat().st_mtime_ns > (asked.directory / FAILURE).stat().st_mtime_ns
+    except OSError:
+        return False
 
 
 def _checkpoints(directory: Path) -> Sequence[Path]:

@@ -64,7 +64,9 @@ class Survey:
         shown = [f"{count} {name}" for name, count in self.counts.items() if count or name in (DONE, RUNNING)]
         line = f"{self.title}: {len(self.states)} runs, {', '.join(shown)}"
         if self.seconds_left:
-            line += f"; about {self.seconds_left / 3600:.1f} hours left, as such runs took"
+            hours = self.seconds_left / 3600
+            left = f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(60 * hours))} minutes"
+            line += f"; about {left} left, as such runs took"
         if self.unknown:
             line += f"; {self.unknown} of a kind that never ran here"
         return line
