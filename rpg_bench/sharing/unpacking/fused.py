@@ -104,7 +104,7 @@ class FusedTable(Table):
         sizes = torch.tensor(self.layout.sizes, device=self.order.device)
         gaps = CHUNK * torch.tensor(chunks, device=self.order.device) - sizes
         before = gaps.cumsum(0) - gaps  # scalars of padding before each slot
-        ends = sizes.cumsum(0)
+        ends = sizes.cumsum(0).to(torch.int32)
         for piece in torch.split(self.order, 1 << 24):  # what is made on the way stays small
             position = torch.where(piece < 0, -1 - piece, piece)
             position += before[torch.bucketize(position, ends, right=True)].to(torch.int32)
