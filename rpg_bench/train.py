@@ -25,6 +25,7 @@ from rpg_bench.lease import NAME, Held, Lease, holder_of
 from rpg_bench.progress import Progress, failure_noted
 from rpg_bench.runs import RunFiles, run_hash
 from rpg_bench.slurm import patience
+from rpg_bench.threads import wait_briefly
 
 if TYPE_CHECKING:
     from rpg_bench.display import Display
@@ -69,6 +70,7 @@ def say_finished(config: TrainConfig, finished: Mapping[str, Any]) -> float:
 
 def run(config: TrainConfig) -> float:
     """Seed, data, model, share, fit, record."""
+    wait_briefly()
     # Torch and timm take seconds to import; a mistake in the configuration is reported before.
     with without_collection():
         from rpg_bench import describe, launch
