@@ -173,10 +173,13 @@ def named_network(asked: Mapping[str, str]) -> tuple[str, nn.Module, Recipe]:
         raise InvalidInput("command line: give one of model=FILE|NAME, run=HASH and checkpoint=PATH")
     if asked["model"]:
         from rpg_bench.compact.load import load
+        from rpg_bench.compact.recipe import Recipe
 
         path = zoo.find(asked["model"])
         model = load(path)
-        return path.stem, model, model.recipe  # type: ignore[return-value]
+        found = model.recipe
+        assert isinstance(found, Recipe)
+        return path.stem, model, found
     run = find_run(asked)
     from rpg_bench.lazy import without_collection, without_wandb
 
