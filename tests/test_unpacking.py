@@ -6,6 +6,8 @@ import copy
 import os
 import subprocess
 import sys
+import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -131,6 +133,54 @@ def test_sums_do_not_depend_on_the_number_of_threads(kind: torch.dtype, block: i
 
 
 @needs_native
+@needs_native
+@pytest.mark.parametrize("dof", [500, 300_000])
+def test_without_openmp_threads_of_its_own_do_the_same(dof: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of(dof, shapes=((400_000,),))
+    table = make_table(plan, TableChoice(CPU, True, False))
+    ring, gradients = torch.randn(dof), [torch.randn(400_000)]
+    expected = [*table.unpack(ring, torch.bfloat16), table.fold(gradients, torch.float32)]
+    started = []
+    monkeypatch.setattr(native, "_team", lambda: started.append(threading.active_count()))  # returns None
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    found = [*table.unpack(ring, torch.bfloat16), table.fold(gradients, torch.float32)]
+    assert started
+    assert threading.active_count() == started[0]
+    assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="torch's OpenMP can be asked on Linux only")
+def test_torchs_own_threads_are_used() -> None:
+    assert native._team() is not None
+
+
+@needs_native
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_of_a_process_with_threads_goes_on() -> None:
+    code = (
+        "import os, torch; from rpg_bench.sharing.unpacking import native\n"
+        "torch.set_num_threads(2)\n"
+        "def ones():\n"
+        "    sums = torch.ones(2, 1000); native.divide(1000, 'merge', sums, 1000, 2); return float(sums.sum())\n"
+        "assert ones() == 3000\n"
+        "child = os.fork()\n"
+        "assert ones() == 3000\n"
+        "if child: assert os.waitpid(child, 0)[1] == 0\n"
+        "os._exit(0)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+@needs_native
+def test_a_kernel_without_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = SimpleNamespace(full=lambda first, last: int(first.value > 0))
+    monkeypatch.setattr(native, "library", lambda: library)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    native.divide(1, "full")
+    with pytest.raises(MemoryError):
+        native.divide(2, "full")
+
+
 def test_entries_without_a_use_get_no_gradient() -> None:
     # HashedNets draw with replacement: some buckets stay empty.
     layout = Layout(((10,),), False)

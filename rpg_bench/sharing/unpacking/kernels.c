@@ -78,6 +78,8 @@ int permute(const uint32_t *tables, int64_t rows, int64_t columns, int64_t size,
 // ---- Small rings: a look-up for each position ------------------------------------------------------
 // words[position]: entry of the ring, the sign in the highest bit.
 
+#define TERMS 64  // of a sum, made as vectors before each goes where it belongs
+
 #define LOOK_UP(KIND)                                                                                          \
     int gather_##KIND(const uint32_t *words, const int64_t *starts, KIND *const *data, const float *scale,    \
                        const float *ring, int64_t first, int64_t last) {                                       \
@@ -103,8 +105,13 @@ int permute(const uint32_t *tables, int64_t rows, int64_t columns, int64_t size,
                 const KIND *gradient = data[chunk];                                                            \
                 const float c = scale[chunk];                                                                  \
                 if (!gradient) continue;                                                                       \
-                for (int64_t i = 0; i < size; i++)                                                             \
-                    sum[word[i] & ENTRY] += c * number(from_##KIND(gradient[i]) ^ (word[i] & SIGN));           \
+                float terms[TERMS];                                                                            \
+                for (int64_t i = 0; i < size; i += TERMS) {                                                    \
+                    const int64_t count = size - i < TERMS ? size - i : TERMS;                                 \
+                    for (int64_t j = 0; j < count; j++)                                                        \
+                        terms[j] = c * number(from_##KIND(gradient[i + j]) ^ (word[i + j] & SIGN));            \
+                    for (int64_t j = 0; j < count; j++) sum[word[i + j] & ENTRY] += terms[j];                  \
+                }                                                                                              \
             }                                                                                                  \
         }                                                                                                      \
         return 0;                                                                                              \

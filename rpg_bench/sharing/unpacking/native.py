@@ -9,12 +9,14 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import itertools
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,8 @@ SOURCE = Path(__file__).with_name("kernels.c")
 SWITCH = "RPG_BENCH_NATIVE"  # environment: 0 works without the compiled kernels
 FLAGS = ("-O3", "-march=native", "-std=c11", "-shared", "-fPIC")
 
-_pool: ThreadPoolExecutor | None = None
-_pool_size = 0
+_TEAM_WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)  # what OpenMP runs on each thread
+_forked = False
 
 
 @functools.cache
@@ -69,16 +71,21 @@ def divide(count: int, name: str, *arguments: Tensor | NDArray[Any] | int) -> No
     """
     function = getattr(library(), name)
     fixed = [_argument(argument) for argument in arguments]
+    threads = torch.get_num_threads()
+    shares = min(threads, count)
+    bounds = [count * share // max(1, shares) for share in range(shares + 1)]
+    waiting, failed = itertools.count(), []  # each is taken from in one step, by one thread at a time
 
-    def part(first: int, last: int) -> int:
-        failed: int = function(*fixed, ctypes.c_int64(first), ctypes.c_int64(last))
-        return failed
+    def work(_: object = None) -> None:
+        while (share := next(waiting)) < shares:
+            if function(*fixed, ctypes.c_int64(bounds[share]), ctypes.c_int64(bounds[share + 1])):
+                failed.append(share)
 
-    threads = min(torch.get_num_threads(), count)
-    bounds = [count * thread // max(1, threads) for thread in range(threads + 1)]
-    others = [_threads(threads - 1).submit(part, bounds[i], bounds[i + 1]) for i in range(1, threads)]
-    failed = part(bounds[0], bounds[1]) if count else 0
-    if any([failed, *(other.result() for other in others)]):
+    if shares > 1:
+        _together(work, threads)
+    else:
+        work()
+    if failed:
         raise MemoryError("no memory to unpack the ring")
 
 
@@ -88,21 +95,41 @@ def _argument(value: Tensor | NDArray[Any] | int) -> ctypes.c_void_p | ctypes.c_
     return ctypes.c_void_p(value.data_ptr() if isinstance(value, Tensor) else value.ctypes.data)
 
 
-def _threads(count: int) -> ThreadPoolExecutor:
-    global _pool, _pool_size
-    if _pool is None or _pool_size < count:
-        _pool, _pool_size = ThreadPoolExecutor(count, thread_name_prefix="rpg_bench"), count
-    return _pool
+def _together(work: Callable[[object], None], threads: int) -> None:
+    """Let so many threads `work`, and wait for them."""
+    team = None if _forked else _team()
+    if team is not None:
+        team(_TEAM_WORK(work), None, threads, 0)
+        return
+    others = [threading.Thread(target=work, args=(None,)) for _ in range(threads - 1)]
+    for other in others:
+        other.start()
+    work(None)
+    for other in others:
+        other.join()
 
 
-def _forget_threads() -> None:
-    """Threads do not survive a fork."""
-    global _pool
-    _pool = None
+@functools.cache
+def _team() -> Any:
+    """OpenMP's call that runs a function on each of torch's threads, or None where there is none.
+
+    After an operation torch's threads wait for the next one by turning. Threads of our own would have to share the
+    cores with them: folding took twice as long.
+    """
+    team = getattr(ctypes.CDLL(None), "GOMP_parallel", None) if os.name == "posix" else None
+    if team is not None:
+        team.argtypes, team.restype = (_TEAM_WORK, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
+    return team
+
+
+def _after_fork() -> None:
+    """OpenMP's threads do not survive a fork, and it would wait for them."""
+    global _forked
+    _forked = True
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_threads)
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _folders() -> list[Path]:
