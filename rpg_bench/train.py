@@ -20,12 +20,12 @@ from rpg_bench.command_line import is_sweep, run_command
 from rpg_bench.compiler import without_compiler
 from rpg_bench.config import EvaluationConfig, TrainConfig, from_hydra
 from rpg_bench.finished import finished_record
+from rpg_bench.host import prepare_host
 from rpg_bench.lazy import without_collection, without_wandb
 from rpg_bench.lease import NAME, Held, Lease, holder_of
 from rpg_bench.progress import Progress, failure_noted
 from rpg_bench.runs import RunFiles, run_hash
 from rpg_bench.slurm import patience
-from rpg_bench.threads import wait_briefly
 
 if TYPE_CHECKING:
     from rpg_bench.display import Display
@@ -70,7 +70,7 @@ def say_finished(config: TrainConfig, finished: Mapping[str, Any]) -> float:
 
 def run(config: TrainConfig) -> float:
     """Seed, data, model, share, fit, record."""
-    wait_briefly()
+    prepare_host()
     # Torch and timm take seconds to import; a mistake in the configuration is reported before.
     with without_collection():
         from rpg_bench import describe, launch

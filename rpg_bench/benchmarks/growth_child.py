@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import gc
-import json
 import math
-import sys
 import time
 from typing import Any
 
 import torch
 from torch import nn
 
-from rpg_bench.benchmarks.process import peak, reset_peak, resident, table_bytes
+from rpg_bench.benchmarks.process import answer, peak, reset_peak, resident, table_bytes
 from rpg_bench.benchmarks.timing import in_turn
 from rpg_bench.sharing import share, sharing_of
 
@@ -71,4 +69,4 @@ def measure(size: int, dof: int, device: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(**json.loads(sys.argv[1]))))
+    answer(measure)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import gc
 import io
-import json
-import sys
 from typing import Any
 
 import torch
 
 from rpg_bench.benchmarks.networks import random_batch, resnet, training_step
-from rpg_bench.benchmarks.process import peak, reset_peak, resident, table_bytes
+from rpg_bench.benchmarks.process import answer, peak, reset_peak, resident, table_bytes
 from rpg_bench.sharing import share, sharing_of
 
 STEPS = 3
@@ -50,4 +48,4 @@ def slots(network: torch.nn.Module) -> int:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(**json.loads(sys.argv[1]))))
+    answer(measure)

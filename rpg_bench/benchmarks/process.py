@@ -7,7 +7,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rpg_bench.errors import Failed
+from rpg_bench.host import keep_memory
 from rpg_bench.sharing import Sharing
 
 
@@ -67,6 +68,12 @@ def in_a_process(module: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         raise Failed(f"{module} {arguments}: {reason[0]}")
     answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return answer
+
+
+def answer(measure: Callable[..., dict[str, Any]]) -> None:
+    """Be the process of `in_a_process`: measure, and print what was found."""
+    keep_memory()  # as training does; how threads wait is in the environment
+    print(json.dumps(measure(**json.loads(sys.argv[1]))))
 
 
 def environment() -> dict[str, str]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
-import sys
 import time
 from typing import Any
 
@@ -12,7 +10,7 @@ import timm
 import torch
 from torch import nn
 
-from rpg_bench.benchmarks.process import peak, reset_peak, resident
+from rpg_bench.benchmarks.process import answer, peak, reset_peak, resident
 from rpg_bench.sharing import share, sharing_of
 
 REPEATED_BELOW = 50_000_000  # weights: smaller networks are shared three times, and the fastest counts
@@ -65,4 +63,4 @@ def measure(model: str, dof: int, options: dict[str, Any]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(**json.loads(sys.argv[1]))))
+    answer(measure)
