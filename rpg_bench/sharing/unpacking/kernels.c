@@ -129,7 +129,7 @@ int merge(float *sums, int64_t dof, int64_t parts, int64_t first, int64_t last) 
 // ---- Large rings: two passes, none of which jumps about in more than a cache holds -----------------
 // First pass, in the order of the ring: each use of an entry is appended to the bucket of its chunk.
 // uses: chunk number (14 bits), whether the use is the first of the next entry, sign (highest bit);
-// UNUSED steps over an entry without a use. Second pass, chunk by chunk: places[i] is where the i-th of
+// UNUSED steps over an entry without a use (scale has a number for its chunk too). Second pass, chunk by chunk: places[i] is where the i-th of
 // the bucket belongs. The backward runs the passes in opposite order. Buckets begin at odd distances
 // (bucket_starts): they fill up side by side, and at powers of two would compete for the same cache sets.
 // These are more streams than a processor foresees, and a chunk is visited at random: without asking for
@@ -158,14 +158,24 @@ static uint32_t *filled_up_to(const uint16_t *fill, const int64_t *bucket_starts
         uint32_t *fill = filled_up_to(range_fill + first * chunks, bucket_starts, chunks);                     \
         if (!fill) return 1;                                                                                   \
         const float *entry = ring + range_entries[first] - 1;                                                  \
-        for (int64_t i = range_uses[first]; i < range_uses[last]; i++) {                                       \
-            const uint32_t use = uses[i];                                                                      \
-            entry += (use >> 14) & 1;                                                                          \
-            if (use == UNUSED) continue;                                                                       \
-            const uint32_t chunk = use & CHUNK;                                                                \
-            KIND *const at = buckets + fill[chunk]++;                                                          \
-            __builtin_prefetch(at + LINE / sizeof(KIND), 1);                                                   \
-            *at = to_##KIND(bits(scale[chunk] * *entry) ^ ((use & NEGATIVE) << 16));                           \
+        KIND values[TERMS];                                                                                    \
+        for (int64_t i = range_uses[first]; i < range_uses[last]; i += TERMS) {                                \
+            const int64_t count = range_uses[last] - i < TERMS ? range_uses[last] - i : TERMS;                 \
+            float entries[TERMS];                                                                              \
+            for (int64_t j = 0; j < count; j++) {                                                              \
+                entry += (uses[i + j] >> 14) & 1;                                                              \
+                entries[j] = *entry;                                                                           \
+            }                                                                                                  \
+            for (int64_t j = 0; j < count; j++) {                                                              \
+                const uint32_t use = uses[i + j];                                                              \
+                values[j] = to_##KIND(bits(scale[use & CHUNK] * entries[j]) ^ ((use & NEGATIVE) << 16));       \
+            }                                                                                                  \
+            for (int64_t j = 0; j < count; j++) {                                                              \
+                if (uses[i + j] == UNUSED) continue;                                                           \
+                KIND *const at = buckets + fill[uses[i + j] & CHUNK]++;                                        \
+                __builtin_prefetch(at + LINE / sizeof(KIND), 1);                                               \
+                *at = values[j];                                                                               \
+            }                                                                                                  \
         }                                                                                                      \
         free(fill);                                                                                            \
         return 0;                                                                                              \
@@ -206,14 +216,24 @@ static uint32_t *filled_up_to(const uint16_t *fill, const int64_t *bucket_starts
         if (!fill) return 1;                                                                                   \
         memset(sums + range_entries[first], 0, (range_entries[last] - range_entries[first]) * sizeof(float));  \
         float *entry = sums + range_entries[first] - 1;                                                        \
-        for (int64_t i = range_uses[first]; i < range_uses[last]; i++) {                                       \
-            const uint32_t use = uses[i];                                                                      \
-            entry += (use >> 14) & 1;                                                                          \
-            if (use == UNUSED) continue;                                                                       \
-            const uint32_t chunk = use & CHUNK;                                                                \
-            const KIND *const at = buckets + fill[chunk]++;                                                    \
-            __builtin_prefetch(at + LINE / sizeof(KIND));                                                      \
-            *entry += scale[chunk] * number(from_##KIND(*at) ^ ((use & NEGATIVE) << 16));                      \
+        KIND values[TERMS] = {0};                                                                              \
+        float terms[TERMS];                                                                                    \
+        for (int64_t i = range_uses[first]; i < range_uses[last]; i += TERMS) {                                \
+            const int64_t count = range_uses[last] - i < TERMS ? range_uses[last] - i : TERMS;                 \
+            for (int64_t j = 0; j < count; j++) {                                                              \
+                if (uses[i + j] == UNUSED) continue;                                                           \
+                const KIND *const at = buckets + fill[uses[i + j] & CHUNK]++;                                  \
+                __builtin_prefetch(at + LINE / sizeof(KIND));                                                  \
+                values[j] = *at;                                                                               \
+            }                                                                                                  \
+            for (int64_t j = 0; j < count; j++) {                                                              \
+                const uint32_t use = uses[i + j];                                                              \
+                terms[j] = scale[use & CHUNK] * number(from_##KIND(values[j]) ^ ((use & NEGATIVE) << 16));     \
+            }                                                                                                  \
+            for (int64_t j = 0; j < count; j++) {                                                              \
+                entry += (uses[i + j] >> 14) & 1;                                                              \
+                if (uses[i + j] != UNUSED) *entry += terms[j];                                                 \
+            }                                                                                                  \
         }                                                                                                      \
         free(fill);                                                                                            \
         return 0;                                                                                              \

@@ -10,6 +10,7 @@ import ctypes
 import functools
 import hashlib
 import itertools
+import mmap
 import os
 import platform
 import shutil
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -30,6 +32,7 @@ FLAGS = ("-O3", "-march=native", "-std=c11", "-shared", "-fPIC")
 
 _TEAM_WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)  # what OpenMP runs on each thread
 _forked = False
+LARGE_PAGE = 1 << 21  # bytes
 
 
 @functools.cache
@@ -87,6 +90,18 @@ def divide(count: int, name: str, *arguments: Tensor | NDArray[Any] | int) -> No
         work()
     if failed:
         raise MemoryError("no memory to unpack the ring")
+
+
+def pages(size: int) -> NDArray[np.uint8]:
+    """Memory of so many bytes, in large pages where there are some: fewer to look up for what is visited at random."""
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return np.empty(size, np.uint8)
+    room = mmap.mmap(-1, size + LARGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel that has none
+        room.madvise(mmap.MADV_HUGEPAGE)
+    array = np.frombuffer(room, np.uint8)
+    start = -array.ctypes.data % LARGE_PAGE
+    return array[start : start + size]
 
 
 def _argument(value: Tensor | NDArray[Any] | int) -> ctypes.c_void_p | ctypes.c_int64:

@@ -23,8 +23,9 @@ from rpg_bench.sharing.unpacking.layout import LARGEST_CHUNK, Chunks, Layout
 
 BLOCK = 16  # entries that move together with `sharing.block=16`: a cache line of float32
 LARGEST_LOOK_UP = 1 << 18  # entries of a ring that stays in a core's cache
-MOST_CHUNKS = 4096  # the buckets that are filled at a time must stay in cache; 14 bits could name four times more
-BUCKET_GAP = 528  # values, 33 half cache lines of bfloat16, between the buckets of two passes
+MOST_CHUNKS = 4096  # the buckets that are filled at a time must stay in cache; USE_BITS could name four times more
+USE_BITS = 14  # of a use in the kernels: its chunk
+BUCKET_GAP = 144  # values, 9 half cache lines of bfloat16, between the buckets of two passes
 PARTS = 16  # of a backward pass, each summed by itself: fixed, so that threads do not change the sum
 LARGE_PARTS = 64  # of the unpacking of a large ring's blocks, at most so many threads
 RANGE_BITS = 5  # a ring is cut into at most 2^5 ranges, each of which a thread can begin at
@@ -258,7 +259,9 @@ class TwoPassTable(NativeTable):
     def __init__(self, words: NDArray[np.uint32], layout: Layout, scales: Sequence[float], dof: int) -> None:
         super().__init__(layout, scales, dof)
         self.chunks = chunks = self._chunks(layout)
-        self.chunk_scales = np.array(scales, np.float32)[chunks.slot]
+        # For any number that a use has room for: an entry without one names no chunk.
+        self.chunk_scales = np.zeros(1 << USE_BITS, np.float32)
+        self.chunk_scales[: chunks.count] = np.array(scales, np.float32)[chunks.slot]
         self._spare_buckets: collections.deque[NDArray[np.uint8]] = collections.deque(maxlen=1)
         self.bucket_starts = chunks.starts + BUCKET_GAP * np.arange(chunks.count + 1)
         shift = max(0, (dof - 1).bit_length() - RANGE_BITS)
@@ -308,7 +311,7 @@ class TwoPassTable(NativeTable):
             buckets = self._spare_buckets.pop()
             if buckets.nbytes == size:
                 return buckets
-        return np.empty(size, np.uint8)
+        return native.pages(size)
 
     def _first_pass(self) -> tuple[NDArray[Any] | int, ...]:
         ranges = (self.range_uses, self.range_entries, self.range_fill)
