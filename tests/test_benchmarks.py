@@ -14,7 +14,7 @@ from models import make
 from rpg_bench import InvalidInput, share
 from rpg_bench.benchmarks import check, command, result, step, summary
 from rpg_bench.benchmarks.networks import training_step
-from rpg_bench.benchmarks.process import table_bytes
+from rpg_bench.benchmarks.process import in_a_lasting_process, table_bytes
 from rpg_bench.benchmarks.result import HIGHER, LOWER, Figure, Result, Settings
 from rpg_bench.benchmarks.synthetic import synthetic_data
 from rpg_bench.benchmarks.timing import Ratio, Times, in_turn
@@ -231,6 +231,19 @@ def test_both_training_loops_train(tmp_path: Path) -> None:
     start = plain[1].weight.clone()
     plain_loop(plain, 4, 2, CPU)()
     assert not torch.equal(plain[1].weight, start)
+
+
+def test_the_plain_loop_trains_in_a_process_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = {"stem": "half", "batch_size": 2, "steps": 1, "device": "cpu", "dof": None}
+    with in_a_lasting_process("plain_child", arguments) as once_more:
+        once_more()
+        once_more()
+    with (
+        in_a_lasting_process("plain_child", {**arguments, "device": "nothing"}) as once_more,
+        pytest.raises(Failed, match=r"plain_child .* exit code 1"),
+    ):
+        once_more()
+    assert "nothing" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("device", list(step.BOUNDS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import tempfile
 from collections.abc import Iterator
@@ -10,11 +11,11 @@ from pathlib import Path
 from torch import Tensor
 
 from rpg_bench.benchmarks.networks import SMALL, random_batch, resnet, training_step
+from rpg_bench.benchmarks.process import in_a_lasting_process
 from rpg_bench.benchmarks.result import HIGHER, Figure, Result, Settings
 from rpg_bench.benchmarks.synthetic import synthetic_data
 from rpg_bench.benchmarks.timing import Contestant, Ratio, Times, in_turn
-from rpg_bench.benchmarks.trainers import WORKERS, plain_loop, whole_trainer
-from rpg_bench.benchmarks.yardstick import share_layer_by_layer
+from rpg_bench.benchmarks.trainers import WORKERS, whole_trainer
 from rpg_bench.datasets import Batches
 from rpg_bench.sharing import share
 
@@ -36,7 +37,7 @@ def run(settings: Settings) -> Result:
         "network": "resnet18",
         "batch_size": BATCH_SIZE,
         "images": "noise with CIFAR-100's shape; crop with 4 pixels of padding, flip, normalise",
-        "plain loop": f"float32, PIL transforms in {WORKERS} worker processes, a loss read after every step",
+        "plain loop": f"float32, a process of its own, PIL in {WORKERS} worker processes, a loss read after every step",
         "epoch": "one call of the trainer: steps, evaluation of 16 images, one checkpoint",
     }
     return Result(tuple(figures), times, details)
@@ -85,17 +86,17 @@ def _epoch(settings: Settings) -> tuple[list[Figure], dict[str, Times]]:
 
 
 def _plain(settings: Settings) -> tuple[list[Figure], dict[str, Times]]:
-    steps = 4
-    with tempfile.TemporaryDirectory() as folder:
+    steps = 10
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
         contestants: dict[str, Contestant] = {}
-        for name in ("dense", "ring 36k"):
-            ours, theirs = resnet("cifar", settings.device), resnet("cifar", settings.device)
-            share(ours, "none" if name == "dense" else "rpg_global", None if name == "dense" else SMALL)
-            if name != "dense":
-                share_layer_by_layer(theirs, SMALL)
+        for name, dof in {"dense": None, "ring 36k": SMALL}.items():
+            ours = share(resnet("cifar", settings.device), "rpg_global" if dof else "none", dof)
             data = synthetic_data(BATCH_SIZE * steps, BATCH_SIZE, settings.device)
             contestants[f"{name} ours"] = whole_trainer(ours, data, BATCH_SIZE, settings.device, Path(folder) / name)
-            contestants[f"{name} plain"] = plain_loop(theirs, BATCH_SIZE, steps, settings.device)
+            plain = {"stem": "cifar", "batch_size": BATCH_SIZE, "steps": steps, "device": settings.device.type}
+            process = in_a_lasting_process("plain_child", {**plain, "dof": dof})
+            contestants[f"{name} plain"] = stack.enter_context(process)
         times = in_turn(contestants, settings.device, rounds=3, warmup=1)
     figures = [
         Figure.ratio(

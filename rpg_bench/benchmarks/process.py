@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rpg_bench.errors import Failed
-from rpg_bench.host import keep_memory
+from rpg_bench.host import TURNS, keep_memory
 from rpg_bench.sharing import Sharing
 
 
@@ -68,6 +69,40 @@ def in_a_process(module: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         raise Failed(f"{module} {arguments}: {reason[0]}")
     answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return answer
+
+
+@contextlib.contextmanager
+def in_a_lasting_process(module: str, arguments: Mapping[str, Any]) -> Iterator[Callable[[], None]]:
+    """Start `python -m rpg_bench.benchmarks.MODULE` as a user's own script starts, without `prepare_host`.
+
+    Yields:
+        A call that lets it do its work once more, and waits.
+
+    Raises:
+        Failed: it has ended.
+    """
+    command = [sys.executable, "-m", f"rpg_bench.benchmarks.{module}", json.dumps(arguments)]
+    alike = {**environment(), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    if alike.get("GOMP_SPINCOUNT") == str(TURNS):
+        del alike["GOMP_SPINCOUNT"]
+    child = subprocess.Popen(command, env=alike, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdin is not None
+    assert child.stdout is not None
+    requests, answers = child.stdin, child.stdout
+
+    def once_more() -> None:
+        with contextlib.suppress(OSError):  # it has ended, which the next line finds
+            print("go", file=requests, flush=True)
+        if not answers.readline():
+            raise Failed(f"{module} {arguments}: exit code {child.wait()}")
+
+    try:
+        yield once_more
+    finally:
+        with contextlib.suppress(OSError):
+            requests.close()
+        child.wait()
+        answers.close()
 
 
 def answer(measure: Callable[..., dict[str, Any]]) -> None:
