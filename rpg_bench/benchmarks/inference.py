@@ -24,7 +24,7 @@ def run(settings: Settings) -> Result:
     times: dict[str, Times] = {}
     for size in (1,) if settings.short else (1, 128):
         images, _ = random_batch(size, settings.device)
-        rounds = settings.rounds(30, 12) if size == 1 else 10
+        rounds = settings.rounds(30, 12)
         contestants = {name: _pass(network, images) for name, network in networks.items()}
         found = in_turn(contestants, settings.device, rounds=rounds)
         times |= {f"batch {size} {name}": value for name, value in found.items()}

@@ -259,9 +259,7 @@ class TwoPassTable(NativeTable):
     def __init__(self, words: NDArray[np.uint32], layout: Layout, scales: Sequence[float], dof: int) -> None:
         super().__init__(layout, scales, dof)
         self.chunks = chunks = self._chunks(layout)
-        # For any number that a use has room for: an entry without one names no chunk.
-        self.chunk_scales = np.zeros(1 << USE_BITS, np.float32)
-        self.chunk_scales[: chunks.count] = np.array(scales, np.float32)[chunks.slot]
+        self.chunk_scales = np.array(scales, np.float32)[chunks.slot]
         self._spare_buckets: collections.deque[NDArray[np.uint8]] = collections.deque(maxlen=1)
         self.bucket_starts = chunks.starts + BUCKET_GAP * np.arange(chunks.count + 1)
         shift = max(0, (dof - 1).bit_length() - RANGE_BITS)
@@ -280,6 +278,8 @@ class TwoPassTable(NativeTable):
         native.divide(chunks.count, "collect_uses", *fixed, following, where, entry)
         unused = np.empty(self.ranges, np.int64)
         native.divide(self.ranges, "count_unused", entry, bounds, self.range_entries, unused)
+        if unused.any():  # such an entry names the last chunk that there is room for
+            self.chunk_scales = np.pad(self.chunk_scales, (0, (1 << USE_BITS) - chunks.count))
         self.range_uses = bounds + np.cumsum([0, *unused])
         self.uses, self.places = np.empty(self.range_uses[-1], np.uint16), np.empty(len(words), np.uint16)
         ranges = (bounds, self.range_entries, self.range_uses, self.range_fill)
