@@ -18,7 +18,8 @@ def run(task: Callable[[Sequence[str]], None], help_text: str | None, arguments:
     try:
         task(given)
     except (InvalidInput, Failed) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        # The one field of a configuration that these commands take too, under a shorter name.
+        print(f"error: {error}".replace("dataset.root", "root"), file=sys.stderr, flush=True)
         raise SystemExit(BAD_INPUT if isinstance(error, InvalidInput) else FAILED) from None
     except Interrupted as stop:
         print(f"error: {stop}", file=sys.stderr, flush=True)

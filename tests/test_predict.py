@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from runner import only_record
 
-from rpg_bench import InvalidInput, load
+from rpg_bench import InvalidInput, arguments, load
 from rpg_bench.errors import Failed
 from rpg_bench.evaluate import evaluate
 from rpg_bench.export import export
@@ -35,6 +35,15 @@ def some_pictures(folder: Path) -> None:
     Image.fromarray(random.randint(0, 256, (60, 90, 3), np.uint8)).save(folder / "wide.jpg")
     Image.fromarray(random.randint(0, 256, (9, 9, 4), np.uint8), "RGBA").save(folder / "transparent.png")
     (folder / "notes.txt").write_text("no picture")
+
+
+def test_a_missing_data_folder_is_named_as_the_command_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        arguments.run(evaluate, "", ["model=resnet18-cifar100-ring-36k-8bit", "root=nowhere"])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: root: 'nowhere' does not exist; set root (")
+    assert "dataset" not in said
 
 
 def test_pictures_of_any_size_and_mode_are_named(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
