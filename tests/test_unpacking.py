@@ -6,8 +6,6 @@ import copy
 import os
 import subprocess
 import sys
-import threading
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -140,12 +138,9 @@ def test_without_openmp_threads_of_its_own_do_the_same(dof: int, monkeypatch: py
     table = make_table(plan, TableChoice(CPU, True, False))
     ring, gradients = torch.randn(dof), [torch.randn(400_000)]
     expected = [*table.unpack(ring, torch.bfloat16), table.fold(gradients, torch.float32)]
-    started = []
-    monkeypatch.setattr(native, "_team", lambda: started.append(threading.active_count()))  # returns None
+    monkeypatch.setattr(native, "_team", lambda: None)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     found = [*table.unpack(ring, torch.bfloat16), table.fold(gradients, torch.float32)]
-    assert started
-    assert threading.active_count() == started[0]
     assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
 
 
@@ -172,13 +167,31 @@ def test_a_fork_of_a_process_with_threads_goes_on() -> None:
 
 
 @needs_native
-def test_a_kernel_without_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    library = SimpleNamespace(full=lambda first, last: int(first.value > 0))
-    monkeypatch.setattr(native, "library", lambda: library)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    native.divide(1, "full")
-    with pytest.raises(MemoryError):
-        native.divide(2, "full")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_kernel_without_memory_is_said(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    entries = np.array([-(2**40), 0], np.int64)  # an entry fewer than none: calloc refuses
+    with pytest.raises(MemoryError, match="no memory to unpack the ring"):
+        native.divide(1, "count_unused", np.zeros(1), np.zeros(2), entries[::-1].copy(), np.zeros(1))
+
+
+@needs_native
+def test_an_interrupt_while_kernels_run_is_not_lost() -> None:
+    code = (
+        "import signal, torch; from rpg_bench.sharing.unpacking import native\n"
+        "torch.set_num_threads(2)\n"
+        "sums = torch.ones(200, 100_000)\n"
+        "native.divide(100_000, 'merge', sums, 100_000, 200)\n"
+        "for wait in range(1, 200):\n"
+        "    try:\n"
+        "        signal.setitimer(signal.ITIMER_REAL, wait / 10_000)\n"
+        "        while True: native.divide(100_000, 'merge', sums, 100_000, 200)\n"
+        "    except KeyboardInterrupt: pass\n"
+        "print('all seen')\n"
+    )
+    code = code.replace("torch.set", "signal.signal(signal.SIGALRM, signal.default_int_handler); torch.set", 1)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("all seen\n", "")
 
 
 def test_entries_without_a_use_get_no_gradient() -> None:

@@ -1,13 +1,14 @@
 // Unpacking a ring into slots, and folding the slots' gradients into the ring's, on a CPU.
 //
-// Built at first use by the machine's own compiler (see native.py). Each function does the part of the
-// work that its last two arguments name, [first, last), so that the caller can divide it over threads;
-// no result depends on how it was divided. All return 0, or something else if there was no memory.
+// Built at first use by the machine's own compiler (see native.py). Each kernel does the part of the work
+// that its last two arguments name, [first, last), so that it can be divided over threads (see divide); no
+// result depends on how it was divided. All return 0, or something else if there was no memory.
 //
 // A chunk is a run of at most 65536 scalars of one slot, in the order of memory. `starts` holds the
 // position of each chunk in all slots together and, at its end, their size. `data` points to each
 // chunk's scalars, `scale` is each chunk's c. Values are float32 or bfloat16, sums are float32.
 
+#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,6 +29,52 @@ static inline bfloat16 to_bfloat16(uint32_t word) {
     return (word & ENTRY) > 0x7f800000u ? (word >> 16) | 0x40 : rounded;
 }
 static inline uint32_t from_bfloat16(bfloat16 value) { return (uint32_t)value << 16; }
+
+// ---- Division over threads --------------------------------------------------------------------------
+
+typedef union {
+    void *pointer;
+    int64_t number;
+} argument;
+
+typedef struct {
+    int (*kernel)(const argument *given, int64_t first, int64_t last);
+    const argument *given;
+    int64_t count, shares, taken;
+    int failed;
+} work;
+
+// What each thread does: share after share, until all are taken.
+static void *take_shares(void *data) {
+    work *const all = data;
+    int64_t share;
+    while ((share = __atomic_fetch_add(&all->taken, 1, __ATOMIC_RELAXED)) < all->shares)
+        if (all->kernel(all->given, all->count * share / all->shares, all->count * (share + 1) / all->shares))
+            __atomic_store_n(&all->failed, 1, __ATOMIC_RELAXED);
+    return NULL;
+}
+static void take_shares_in_team(void *data) { take_shares(data); }
+
+#define MOST_THREADS 256  // of our own
+
+// All of a kernel's work, 0..count-1. team: OpenMP's call that lets its threads run a function (GOMP_parallel);
+// without it threads are started here, fewer than asked if the system has no more.
+int divide(int (*kernel)(const argument *, int64_t, int64_t), const argument *given, int64_t count, int64_t threads,
+           void (*team)(void (*)(void *), void *, unsigned, unsigned)) {
+    work all = {kernel, given, count, threads < count ? threads : count, 0, 0};
+    if (all.shares > 1 && team) {
+        team(take_shares_in_team, &all, threads, 0);
+        return all.failed;
+    }
+    pthread_t others[MOST_THREADS];
+    int64_t started = 0;
+    while (started + 1 < all.shares && started < MOST_THREADS)
+        if (pthread_create(&others[started], NULL, take_shares, &all)) break;
+        else started++;
+    take_shares(&all);
+    for (int64_t other = 0; other < started; other++) pthread_join(others[other], NULL);
+    return all.failed;
+}
 
 // ---- The allocation: a Feistel permutation of 0..size-1 (see allocation.py) --------------------------
 // tables: of 8 rounds, one after another, `columns` and `rows` long by turns.
@@ -50,8 +97,13 @@ static void round_trip(const uint32_t *tables, uint32_t rows, uint32_t columns, 
 }
 
 // images[i]: where position start + i goes.
-int permute(const uint32_t *tables, int64_t rows, int64_t columns, int64_t size, int64_t start, uint32_t *images,
-            int64_t first, int64_t last) {
+int permute(const argument *given, int64_t first, int64_t last) {
+    const uint32_t *tables = given[0].pointer;
+    const int64_t rows = given[1].number;
+    const int64_t columns = given[2].number;
+    const int64_t size = given[3].number;
+    const int64_t start = given[4].number;
+    uint32_t *images = given[5].pointer;
     uint32_t row[RUN], column[RUN];
     for (int64_t done = first; done < last; done += RUN) {
         const int64_t n = last - done < RUN ? last - done : RUN;
@@ -81,8 +133,12 @@ int permute(const uint32_t *tables, int64_t rows, int64_t columns, int64_t size,
 #define TERMS 64  // of a sum, made as vectors before each goes where it belongs
 
 #define LOOK_UP(KIND)                                                                                          \
-    int gather_##KIND(const uint32_t *words, const int64_t *starts, KIND *const *data, const float *scale,    \
-                       const float *ring, int64_t first, int64_t last) {                                       \
+    int gather_##KIND(const argument *given, int64_t first, int64_t last) {                                    \
+        const uint32_t *words = given[0].pointer;                                                              \
+        const int64_t *starts = given[1].pointer;                                                              \
+        KIND *const *data = given[2].pointer;                                                                  \
+        const float *scale = given[3].pointer;                                                                 \
+        const float *ring = given[4].pointer;                                                                  \
         for (int64_t chunk = first; chunk < last; chunk++) {                                                   \
             const uint32_t *word = words + starts[chunk];                                                      \
             const int64_t size = starts[chunk + 1] - starts[chunk];                                            \
@@ -94,8 +150,14 @@ int permute(const uint32_t *tables, int64_t rows, int64_t columns, int64_t size,
         return 0;                                                                                              \
     }                                                                                                          \
     /* Adds part number `first`..`last` of the chunks to sums[part], each part to a ring of its own. */        \
-    int scatter_##KIND(const uint32_t *words, const int64_t *starts, KIND *const *data, const float *scale,   \
-                        float *sums, int64_t dof, const int64_t *parts, int64_t first, int64_t last) {         \
+    int scatter_##KIND(const argument *given, int64_t first, int64_t last) {                                   \
+        const uint32_t *words = given[0].pointer;                                                              \
+        const int64_t *starts = given[1].pointer;                                                              \
+        KIND *const *data = given[2].pointer;                                                                  \
+        const float *scale = given[3].pointer;                                                                 \
+        float *sums = given[4].pointer;                                                                        \
+        const int64_t dof = given[5].number;                                                                   \
+        const int64_t *parts = given[6].pointer;                                                               \
         for (int64_t part = first; part < last; part++) {                                                      \
             float *sum = sums + part * dof;                                                                    \
             memset(sum, 0, dof * sizeof(float));                                                               \
@@ -120,7 +182,10 @@ LOOK_UP(float32)
 LOOK_UP(bfloat16)
 
 // The parts' sums, entry by entry, in the order of the parts; into the first.
-int merge(float *sums, int64_t dof, int64_t parts, int64_t first, int64_t last) {
+int merge(const argument *given, int64_t first, int64_t last) {
+    float *sums = given[0].pointer;
+    const int64_t dof = given[1].number;
+    const int64_t parts = given[2].number;
     for (int64_t part = 1; part < parts; part++)
         for (int64_t entry = first; entry < last; entry++) sums[entry] += sums[part * dof + entry];
     return 0;
@@ -129,9 +194,10 @@ int merge(float *sums, int64_t dof, int64_t parts, int64_t first, int64_t last) 
 // ---- Large rings: two passes, none of which jumps about in more than a cache holds -----------------
 // First pass, in the order of the ring: each use of an entry is appended to the bucket of its chunk.
 // uses: chunk number (14 bits), whether the use is the first of the next entry, sign (highest bit);
-// UNUSED steps over an entry without a use (scale has a number for its chunk too). Second pass, chunk by chunk: places[i] is where the i-th of
-// the bucket belongs. The backward runs the passes in opposite order. Buckets begin at odd distances
-// (bucket_starts): they fill up side by side, and at powers of two would compete for the same cache sets.
+// UNUSED steps over an entry without a use (scale has a number for its chunk too). Second pass, chunk by
+// chunk: places[i] is where the i-th of the bucket belongs. The backward runs the passes in opposite order.
+// Buckets begin at odd distances (bucket_starts): they fill up side by side, and at powers of two would
+// compete for the same cache sets.
 // These are more streams than a processor foresees, and a chunk is visited at random: without asking for
 // each line ahead, most of the time goes into waiting for memory.
 
@@ -151,10 +217,16 @@ static uint32_t *filled_up_to(const uint16_t *fill, const int64_t *bucket_starts
 // Ranges of the ring: range r has entries range_entries[r].. and uses range_uses[r].., and finds bucket k
 // filled with range_fill[r * chunks + k] values, modulo 65536: of a full one nobody asks.
 #define TWO_PASSES(KIND)                                                                                       \
-    int deal_##KIND(const uint16_t *uses, const int64_t *range_uses, const int64_t *range_entries,             \
-                    const uint16_t *range_fill, const int64_t *bucket_starts, int64_t chunks,                  \
-                    const float *scale, const float *ring,                                                     \
-                    KIND *buckets, int64_t first, int64_t last) {                                              \
+    int deal_##KIND(const argument *given, int64_t first, int64_t last) {                                      \
+        const uint16_t *uses = given[0].pointer;                                                               \
+        const int64_t *range_uses = given[1].pointer;                                                          \
+        const int64_t *range_entries = given[2].pointer;                                                       \
+        const uint16_t *range_fill = given[3].pointer;                                                         \
+        const int64_t *bucket_starts = given[4].pointer;                                                       \
+        const int64_t chunks = given[5].number;                                                                \
+        const float *scale = given[6].pointer;                                                                 \
+        const float *ring = given[7].pointer;                                                                  \
+        KIND *buckets = given[8].pointer;                                                                      \
         uint32_t *fill = filled_up_to(range_fill + first * chunks, bucket_starts, chunks);                     \
         if (!fill) return 1;                                                                                   \
         const float *entry = ring + range_entries[first] - 1;                                                  \
@@ -180,8 +252,12 @@ static uint32_t *filled_up_to(const uint16_t *fill, const int64_t *bucket_starts
         free(fill);                                                                                            \
         return 0;                                                                                              \
     }                                                                                                          \
-    int place_##KIND(const uint16_t *places, const int64_t *starts, KIND *const *data,                         \
-                     const int64_t *bucket_starts, const KIND *buckets, int64_t first, int64_t last) {         \
+    int place_##KIND(const argument *given, int64_t first, int64_t last) {                                     \
+        const uint16_t *places = given[0].pointer;                                                             \
+        const int64_t *starts = given[1].pointer;                                                              \
+        KIND *const *data = given[2].pointer;                                                                  \
+        const int64_t *bucket_starts = given[3].pointer;                                                       \
+        const KIND *buckets = given[4].pointer;                                                                \
         for (int64_t chunk = first; chunk < last; chunk++) {                                                   \
             const uint16_t *place = places + starts[chunk];                                                    \
             const KIND *bucket = buckets + bucket_starts[chunk];                                               \
@@ -192,8 +268,12 @@ static uint32_t *filled_up_to(const uint16_t *fill, const int64_t *bucket_starts
         }                                                                                                      \
         return 0;                                                                                              \
     }                                                                                                          \
-    int collect_##KIND(const uint16_t *places, const int64_t *starts, KIND *const *data,                       \
-                       const int64_t *bucket_starts, KIND *buckets, int64_t first, int64_t last) {             \
+    int collect_##KIND(const argument *given, int64_t first, int64_t last) {                                   \
+        const uint16_t *places = given[0].pointer;                                                             \
+        const int64_t *starts = given[1].pointer;                                                              \
+        KIND *const *data = given[2].pointer;                                                                  \
+        const int64_t *bucket_starts = given[3].pointer;                                                       \
+        KIND *buckets = given[4].pointer;                                                                      \
         for (int64_t chunk = first; chunk < last; chunk++) {                                                   \
             const uint16_t *place = places + starts[chunk];                                                    \
             KIND *bucket = buckets + bucket_starts[chunk];                                                     \
@@ -208,10 +288,16 @@ static uint32_t *filled_up_to(const uint16_t *fill, const int64_t *bucket_starts
         }                                                                                                      \
         return 0;                                                                                              \
     }                                                                                                          \
-    int fold_##KIND(const uint16_t *uses, const int64_t *range_uses, const int64_t *range_entries,             \
-                    const uint16_t *range_fill, const int64_t *bucket_starts, int64_t chunks,                  \
-                    const float *scale, float *sums,                                                           \
-                    const KIND *buckets, int64_t first, int64_t last) {                                        \
+    int fold_##KIND(const argument *given, int64_t first, int64_t last) {                                      \
+        const uint16_t *uses = given[0].pointer;                                                               \
+        const int64_t *range_uses = given[1].pointer;                                                          \
+        const int64_t *range_entries = given[2].pointer;                                                       \
+        const uint16_t *range_fill = given[3].pointer;                                                         \
+        const int64_t *bucket_starts = given[4].pointer;                                                       \
+        const int64_t chunks = given[5].number;                                                                \
+        const float *scale = given[6].pointer;                                                                 \
+        float *sums = given[7].pointer;                                                                        \
+        const KIND *buckets = given[8].pointer;                                                                \
         uint32_t *fill = filled_up_to(range_fill + first * chunks, bucket_starts, chunks);                     \
         if (!fill) return 1;                                                                                   \
         memset(sums + range_entries[first], 0, (range_entries[last] - range_entries[first]) * sizeof(float));  \
@@ -243,8 +329,12 @@ TWO_PASSES(bfloat16)
 
 // The two passes' tables are made range by range of the ring, a range being 2^shift entries. First: how many
 // positions of each chunk take an entry of each range; counts, zero at first, is (chunks, ranges).
-int count_uses(const uint32_t *words, const int64_t *starts, int64_t shift, int64_t ranges, int64_t *counts,
-               int64_t first, int64_t last) {
+int count_uses(const argument *given, int64_t first, int64_t last) {
+    const uint32_t *words = given[0].pointer;
+    const int64_t *starts = given[1].pointer;
+    const int64_t shift = given[2].number;
+    const int64_t ranges = given[3].number;
+    int64_t *counts = given[4].pointer;
     for (int64_t chunk = first; chunk < last; chunk++)
         for (int64_t i = starts[chunk]; i < starts[chunk + 1]; i++)
             counts[chunk * ranges + ((words[i] & ENTRY) >> shift)]++;
@@ -253,8 +343,14 @@ int count_uses(const uint32_t *words, const int64_t *starts, int64_t shift, int6
 
 // Second: the positions of each range, ascending. next, (chunks, ranges), is where each chunk's begin.
 // where[]: the sign, the chunk, and the place in it; entry[]: of the ring.
-int collect_uses(const uint32_t *words, const int64_t *starts, int64_t shift, int64_t ranges, int64_t *next,
-                 uint32_t *where, uint32_t *entry, int64_t first, int64_t last) {
+int collect_uses(const argument *given, int64_t first, int64_t last) {
+    const uint32_t *words = given[0].pointer;
+    const int64_t *starts = given[1].pointer;
+    const int64_t shift = given[2].number;
+    const int64_t ranges = given[3].number;
+    int64_t *next = given[4].pointer;
+    uint32_t *where = given[5].pointer;
+    uint32_t *entry = given[6].pointer;
     for (int64_t chunk = first; chunk < last; chunk++) {
         int64_t *to = next + chunk * ranges;
         for (int64_t i = starts[chunk]; i < starts[chunk + 1]; i++) {
@@ -267,8 +363,11 @@ int collect_uses(const uint32_t *words, const int64_t *starts, int64_t shift, in
 }
 
 // How many entries of each range nobody takes.
-int count_unused(const uint32_t *entry, const int64_t *bounds, const int64_t *range_entries, int64_t *unused,
-                 int64_t first, int64_t last) {
+int count_unused(const argument *given, int64_t first, int64_t last) {
+    const uint32_t *entry = given[0].pointer;
+    const int64_t *bounds = given[1].pointer;
+    const int64_t *range_entries = given[2].pointer;
+    int64_t *unused = given[3].pointer;
     for (int64_t range = first; range < last; range++) {
         const int64_t low = range_entries[range], entries = range_entries[range + 1] - low;
         uint8_t *seen = calloc(entries, 1);
@@ -286,9 +385,18 @@ int count_unused(const uint32_t *entry, const int64_t *bounds, const int64_t *ra
 
 // Third: each range's positions sorted by entry, as uses and places. bounds: where each range's positions
 // begin; range_uses: where its uses do, which include the entries without one.
-int make_passes(const uint32_t *where, const uint32_t *entry, const int64_t *bounds, const int64_t *range_entries,
-                const int64_t *range_uses, const uint16_t *range_fill, const int64_t *starts,
-                const int64_t *bucket_starts, int64_t chunks, uint16_t *uses, uint16_t *places, int64_t first, int64_t last) {
+int make_passes(const argument *given, int64_t first, int64_t last) {
+    const uint32_t *where = given[0].pointer;
+    const uint32_t *entry = given[1].pointer;
+    const int64_t *bounds = given[2].pointer;
+    const int64_t *range_entries = given[3].pointer;
+    const int64_t *range_uses = given[4].pointer;
+    const uint16_t *range_fill = given[5].pointer;
+    const int64_t *starts = given[6].pointer;
+    const int64_t *bucket_starts = given[7].pointer;
+    const int64_t chunks = given[8].number;
+    uint16_t *uses = given[9].pointer;
+    uint16_t *places = given[10].pointer;
     for (int64_t range = first; range < last; range++) {
         const int64_t low = range_entries[range], entries = range_entries[range + 1] - low;
         const int64_t begin = bounds[range], count = bounds[range + 1] - begin;
@@ -317,7 +425,13 @@ int make_passes(const uint32_t *where, const uint32_t *entry, const int64_t *bou
 }
 
 // Positions sorted by entry. next, zero at first, has dof + 1 counters; in the end, where each entry's uses end.
-int sort_by_entry(const uint32_t *entry, int64_t total, int64_t dof, uint32_t *next, uint32_t *order) {
+int sort_by_entry(const argument *given, int64_t first, int64_t last) {
+    const uint32_t *entry = given[0].pointer;
+    const int64_t total = given[1].number;
+    const int64_t dof = given[2].number;
+    uint32_t *next = given[3].pointer;
+    uint32_t *order = given[4].pointer;
+    (void)first, (void)last;
     for (int64_t i = 0; i < total; i++) next[entry[i] + 1]++;
     for (int64_t e = 0; e < dof; e++) next[e + 1] += next[e];
     for (int64_t i = 0; i < total; i++) order[next[entry[i]]++] = (uint32_t)i;
@@ -380,9 +494,15 @@ static inline floats load_floats(const float *from) {
         for (int64_t lane = 0; lane < count; lane++)                                                           \
             sum[lane] += c * number(from_##KIND(gradient[lane]) ^ (sign << (31 - lane) & SIGN));               \
     }                                                                                                          \
-    int gather_blocks_##KIND(const uint32_t *blocks, const uint16_t *signs, const int64_t *slot_blocks,        \
-                             const int64_t *slot_size, KIND *const *data, const float *scale,                  \
-                             const float *ring, const int64_t *parts, int64_t first, int64_t last) {           \
+    int gather_blocks_##KIND(const argument *given, int64_t first, int64_t last) {                             \
+        const uint32_t *blocks = given[0].pointer;                                                             \
+        const uint16_t *signs = given[1].pointer;                                                              \
+        const int64_t *slot_blocks = given[2].pointer;                                                         \
+        const int64_t *slot_size = given[3].pointer;                                                           \
+        KIND *const *data = given[4].pointer;                                                                  \
+        const float *scale = given[5].pointer;                                                                 \
+        const float *ring = given[6].pointer;                                                                  \
+        const int64_t *parts = given[7].pointer;                                                               \
         int64_t slot = 0;                                                                                      \
         for (int64_t block = parts[first]; block < parts[last]; block++) {                                     \
             while (block >= slot_blocks[slot + 1]) slot++;                                                     \
@@ -395,9 +515,16 @@ static inline floats load_floats(const float *from) {
         return 0;                                                                                              \
     }                                                                                                          \
     /* Small rings: in the order of positions, each part of them to a ring of its own. */                      \
-    int scatter_blocks_##KIND(const uint32_t *blocks, const uint16_t *signs, const int64_t *slot_blocks,       \
-                              const int64_t *slot_size, KIND *const *data, const float *scale, float *sums,    \
-                              int64_t dof, const int64_t *parts, int64_t first, int64_t last) {                \
+    int scatter_blocks_##KIND(const argument *given, int64_t first, int64_t last) {                            \
+        const uint32_t *blocks = given[0].pointer;                                                             \
+        const uint16_t *signs = given[1].pointer;                                                              \
+        const int64_t *slot_blocks = given[2].pointer;                                                         \
+        const int64_t *slot_size = given[3].pointer;                                                           \
+        KIND *const *data = given[4].pointer;                                                                  \
+        const float *scale = given[5].pointer;                                                                 \
+        float *sums = given[6].pointer;                                                                        \
+        const int64_t dof = given[7].number;                                                                   \
+        const int64_t *parts = given[8].pointer;                                                               \
         for (int64_t part = first; part < last; part++) {                                                      \
             float *sum = sums + part * dof;                                                                    \
             memset(sum, 0, dof * sizeof(float));                                                               \
@@ -414,9 +541,16 @@ static inline floats load_floats(const float *from) {
         return 0;                                                                                              \
     }                                                                                                          \
     /* order: numbers of the blocks sorted by the ring's block, whose uses end at ends[ring block]. */         \
-    int fold_blocks_##KIND(const uint32_t *order, const uint16_t *slot_of, const uint32_t *ends,               \
-                           const uint16_t *signs, const int64_t *slot_blocks, const int64_t *slot_size,        \
-                           KIND *const *data, const float *scale, float *sums, int64_t first, int64_t last) {  \
+    int fold_blocks_##KIND(const argument *given, int64_t first, int64_t last) {                               \
+        const uint32_t *order = given[0].pointer;                                                              \
+        const uint16_t *slot_of = given[1].pointer;                                                            \
+        const uint32_t *ends = given[2].pointer;                                                               \
+        const uint16_t *signs = given[3].pointer;                                                              \
+        const int64_t *slot_blocks = given[4].pointer;                                                         \
+        const int64_t *slot_size = given[5].pointer;                                                           \
+        KIND *const *data = given[6].pointer;                                                                  \
+        const float *scale = given[7].pointer;                                                                 \
+        float *sums = given[8].pointer;                                                                        \
         int64_t i = first ? ends[first - 1] : 0;                                                               \
         const int64_t uses = last ? ends[last - 1] : 0;                                                        \
         for (int64_t entry = first; entry < last; entry++) {                                                   \

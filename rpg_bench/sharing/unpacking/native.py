@@ -9,15 +9,12 @@ import contextlib
 import ctypes
 import functools
 import hashlib
-import itertools
 import mmap
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
-import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +25,8 @@ from torch import Tensor
 
 SOURCE = Path(__file__).with_name("kernels.c")
 SWITCH = "RPG_BENCH_NATIVE"  # environment: 0 works without the compiled kernels
-FLAGS = ("-O3", "-march=native", "-std=c11", "-shared", "-fPIC")
+FLAGS = ("-O3", "-march=native", "-std=c11", "-shared", "-fPIC", "-pthread")
 
-_TEAM_WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)  # what OpenMP runs on each thread
 _forked = False
 LARGE_PAGE = 1 << 21  # bytes
 
@@ -61,34 +57,24 @@ def available() -> bool:
     return library() is not None
 
 
-def call(name: str, *arguments: Tensor | NDArray[Any] | int) -> None:
-    """Call a kernel as a whole; tensors and arrays go as addresses, numbers as 64 bits."""
-    getattr(library(), name)(*map(_argument, arguments))
-
-
 def divide(count: int, name: str, *arguments: Tensor | NDArray[Any] | int) -> None:
-    """Call a kernel for 0..count-1, its last two arguments, on as many threads as torch uses.
+    """Call a kernel for 0..count-1, on as many threads as torch uses.
+
+    Args:
+        count: how much work there is.
+        name: of the kernel.
+        arguments: what it is given; tensors and arrays go as addresses, numbers as 64 bits.
 
     Raises:
         MemoryError: the kernel had none.
     """
-    function = getattr(library(), name)
-    fixed = [_argument(argument) for argument in arguments]
-    threads = torch.get_num_threads()
-    shares = min(threads, count)
-    bounds = [count * share // max(1, shares) for share in range(shares + 1)]
-    waiting, failed = itertools.count(), []  # each is taken from in one step, by one thread at a time
-
-    def work(_: object = None) -> None:
-        while (share := next(waiting)) < shares:
-            if function(*fixed, ctypes.c_int64(bounds[share]), ctypes.c_int64(bounds[share + 1])):
-                failed.append(share)
-
-    if shares > 1:
-        _together(work, threads)
-    else:
-        work()
-    if failed:
+    # No Python runs on any thread until all is done: an interrupt would be lost there.
+    given = (ctypes.c_int64 * len(arguments))(*map(_address, arguments))
+    kernels = library()
+    assert kernels is not None
+    kernel = ctypes.cast(getattr(kernels, name), ctypes.c_void_p)
+    sizes = ctypes.c_int64(count), ctypes.c_int64(torch.get_num_threads())
+    if kernels.divide(kernel, given, *sizes, None if _forked else _team()):
         raise MemoryError("no memory to unpack the ring")
 
 
@@ -104,37 +90,21 @@ def pages(size: int) -> NDArray[np.uint8]:
     return array[start : start + size]
 
 
-def _argument(value: Tensor | NDArray[Any] | int) -> ctypes.c_void_p | ctypes.c_int64:
+def _address(value: Tensor | NDArray[Any] | int) -> int:
     if isinstance(value, int):
-        return ctypes.c_int64(value)
-    return ctypes.c_void_p(value.data_ptr() if isinstance(value, Tensor) else value.ctypes.data)
-
-
-def _together(work: Callable[[object], None], threads: int) -> None:
-    """Let so many threads `work`, and wait for them."""
-    team = None if _forked else _team()
-    if team is not None:
-        team(_TEAM_WORK(work), None, threads, 0)
-        return
-    others = [threading.Thread(target=work, args=(None,)) for _ in range(threads - 1)]
-    for other in others:
-        other.start()
-    work(None)
-    for other in others:
-        other.join()
+        return value
+    return value.data_ptr() if isinstance(value, Tensor) else value.ctypes.data
 
 
 @functools.cache
-def _team() -> Any:
+def _team() -> ctypes.c_void_p | None:
     """OpenMP's call that runs a function on each of torch's threads, or None where there is none.
 
     After an operation torch's threads wait for the next one by turning. Threads of our own would have to share the
     cores with them: folding took twice as long.
     """
     team = getattr(ctypes.CDLL(None), "GOMP_parallel", None) if os.name == "posix" else None
-    if team is not None:
-        team.argtypes, team.restype = (_TEAM_WORK, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
-    return team
+    return None if team is None else ctypes.cast(team, ctypes.c_void_p)
 
 
 def _after_fork() -> None:

@@ -343,7 +343,7 @@ class BlockTable(NativeTable):
         self.parts = np.linspace(0, len(blocks), parts + 1).astype(np.int64)
         if not self.small:
             ends, self.order = np.zeros(dof // BLOCK + 1, np.uint32), np.empty(len(blocks), np.uint32)
-            native.call("sort_by_entry", blocks, len(blocks), dof // BLOCK, ends, self.order)
+            native.divide(1, "sort_by_entry", blocks, len(blocks), dof // BLOCK, ends, self.order)
             self.slot_of = (np.searchsorted(self.slot_blocks, self.order, side="right") - 1).astype(np.uint16)
             self.ends = ends[:-1]
 
