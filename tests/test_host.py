@@ -11,8 +11,6 @@ import pytest
 
 from rpg_bench.host import MEMORY, THREADS, keep_memory, wait_briefly
 
-needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator than glibc's")
-
 
 def output_of(code: str) -> list[str]:
     environment = {key: value for key, value in os.environ.items() if key not in (*THREADS, *MEMORY)}
@@ -39,7 +37,6 @@ def test_what_the_user_says_about_memory_counts(name: str) -> None:
     assert not keep_memory({name: "whatever"})
 
 
-@needs_glibc
 def test_a_step_finds_the_pages_that_the_last_one_had() -> None:
     code = (
         "import resource, torch; from rpg_bench.host import keep_memory\n"
@@ -47,10 +44,11 @@ def test_a_step_finds_the_pages_that_the_last_one_had() -> None:
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "    for _ in range(5): [torch.ones(1 << 22) for _ in range(6)]\n"
         "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
-        "given_back = pages(); assert keep_memory(); pages(); print(given_back, pages())"
+        "given_back = pages(); is_kept = keep_memory(); pages(); print(is_kept, given_back, pages())"
     )
-    given_back, kept = map(int, output_of(code))
-    assert kept < given_back / 20
+    is_kept, given_back, kept = output_of(code)
+    assert is_kept == str(platform.libc_ver()[0] == "glibc")  # other allocators are asked for nothing
+    assert is_kept == "False" or int(kept) < int(given_back) / 20
 
 
 def test_training_says_so_before_torch_is_imported() -> None:
