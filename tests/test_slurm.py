@@ -308,7 +308,7 @@ def test_a_batch_script_of_the_users_own(empty: SlurmHost, tmp_path: Path, undis
     empty.run("sbatch", "--partition=high", f"--ntasks={CPUS}", "--output=/dev/null", "--wrap=sleep 2")
     empty.wait(lambda: TOLD in (tmp_path / "log").read_text(), "run that has left")
     held.unlink()
-    empty.wait(lambda: bool(records(tmp_path)), "record")
+    empty.wait(lambda: bool(records(tmp_path)) and not empty.jobs(), "record of a job that is over")
     assert_equals(tmp_path, undisturbed, 1)
     assert len(only_record(tmp_path)["starts"]) == 2, (tmp_path / "log").read_text()
     tracked = [path.name.rpartition("-")[2] for path in (tmp_path / "runs").glob("*/wandb/offline-run-*")]
