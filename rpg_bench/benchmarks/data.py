@@ -8,9 +8,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from rpg_bench.benchmarks.networks import SMALL, random_batch, resnet, training_step
+from rpg_bench.benchmarks.networks import SMALL, in_format, random_batch, resnet, training_step
 from rpg_bench.benchmarks.process import in_a_lasting_process
 from rpg_bench.benchmarks.result import HIGHER, Figure, Result, Settings
 from rpg_bench.benchmarks.synthetic import synthetic_data
@@ -24,13 +25,14 @@ PIPELINE_BOUND = 20.0  # times the images per second that the step consumes, at 
 EPOCH_BOUND = 1.08  # times the bare steps, at most
 PLAIN_BOUND = 2.5  # times as long as ours, at least, for the plain loop
 BATCH_SIZE = 128
+PLAIN_STEPS = {"half": 30, "cifar": 10}  # of an epoch beside the plain loop
 
 
 def run(settings: Settings) -> Result:
     """The pipeline against a step; then a whole epoch against its bare steps, and against a plain loop."""
     figures, times = _pipeline(settings)
     if not settings.short:
-        for found_figures, found_times in (_epoch(settings), _plain(settings)):
+        for found_figures, found_times in (_epoch(settings), _plain(settings), _convolution(settings)):
             figures += found_figures
             times |= found_times
     details = {
@@ -38,6 +40,7 @@ def run(settings: Settings) -> Result:
         "batch_size": BATCH_SIZE,
         "images": "noise with CIFAR-100's shape; crop with 4 pixels of padding, flip, normalise",
         "plain loop": f"float32, a process of its own, PIL in {WORKERS} worker processes, a loss read after every step",
+        "convolution": "3 x 3, 128 channels, maps of 16 x 16, both ways, torch's own",
         "epoch": "one call of the trainer: steps, evaluation of 16 images, one checkpoint",
     }
     return Result(tuple(figures), times, details)
@@ -86,29 +89,54 @@ def _epoch(settings: Settings) -> tuple[list[Figure], dict[str, Times]]:
 
 
 def _plain(settings: Settings) -> tuple[list[Figure], dict[str, Times]]:
-    steps = 10
+    figures: list[Figure] = []
+    times: dict[str, Times] = {}
+    for stem in ("half", "cifar"):
+        found = _plain_beside_ours(stem, settings)
+        for network in ("dense", "ring 36k"):
+            ratio = Ratio.of(found[f"{network} plain"], found[f"{network} ours"])
+            name = f"{stem} {network}: plain float32 loop"
+            figures.append(Figure.ratio(name, ratio, "x our trainer", better=HIGHER, bound=PLAIN_BOUND))
+        times |= {f"{stem} {PLAIN_STEPS[stem]} steps {name}": value for name, value in found.items()}
+    return figures, times
+
+
+def _plain_beside_ours(stem: str, settings: Settings) -> dict[str, Times]:
+    steps = PLAIN_STEPS[stem]
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         contestants: dict[str, Contestant] = {}
         for name, dof in {"dense": None, "ring 36k": SMALL}.items():
-            ours = share(resnet("cifar", settings.device), "rpg_global" if dof else "none", dof)
+            ours = share(resnet(stem, settings.device), "rpg_global" if dof else "none", dof)
             data = synthetic_data(BATCH_SIZE * steps, BATCH_SIZE, settings.device)
             contestants[f"{name} ours"] = whole_trainer(ours, data, BATCH_SIZE, settings.device, Path(folder) / name)
-            plain = {"stem": "cifar", "batch_size": BATCH_SIZE, "steps": steps, "device": settings.device.type}
+            plain = {"stem": stem, "batch_size": BATCH_SIZE, "steps": steps, "device": settings.device.type}
             process = in_a_lasting_process("plain_child", {**plain, "dof": dof})
             contestants[f"{name} plain"] = stack.enter_context(process)
-        times = in_turn(contestants, settings.device, rounds=3, warmup=1)
-    figures = [
-        Figure.ratio(
-            f"cifar {name}: plain float32 loop",
-            Ratio.of(times[f"{name} plain"], times[f"{name} ours"]),
-            "x our trainer",
-            better=HIGHER,
-            bound=PLAIN_BOUND,
-        )
-        for name in ("dense", "ring 36k")
-    ]
-    return figures, {f"cifar {steps} steps {name}": value for name, value in times.items()}
+        return in_turn(contestants, settings.device, rounds=3, warmup=1)
+
+
+def _convolution(settings: Settings) -> tuple[list[Figure], dict[str, Times]]:
+    """What bfloat16 alone brings on this machine, which limits how far a dense step can be ahead of the plain loop."""
+
+    def contestant(dtype: torch.dtype, memory_format: torch.memory_format) -> Contestant:
+        images = torch.randn(BATCH_SIZE, 128, 16, 16).to(settings.device, dtype, memory_format=memory_format)
+        layer = in_format(torch.nn.Conv2d(128, 128, 3, padding=1, bias=False), memory_format).to(settings.device, dtype)
+        images.requires_grad_()
+
+        def both_ways() -> None:
+            layer(images).sum().backward()
+
+        return both_ways
+
+    contestants = {
+        "float32": contestant(torch.float32, torch.contiguous_format),
+        "bfloat16": contestant(torch.bfloat16, torch.channels_last),
+    }
+    times = in_turn(contestants, settings.device, rounds=15)
+    ratio = Ratio.of(times["float32"], times["bfloat16"])
+    figure = Figure.ratio("one convolution in bfloat16", ratio, "x as fast as in float32", better=HIGHER)
+    return [figure], {f"convolution in {name}": value for name, value in times.items()}
 
 
 def _endless(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
