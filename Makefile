@@ -54,7 +54,7 @@ reproduce: install  ## run what is missing of EXPERIMENT=... [RECIPE=cpu|paper] 
 zoo: install  ## make results/models from recorded runs whose checkpoints are in RUNS=runs (minutes each)
 	$(BIN)/python -m rpg_bench.zoo runs_dir=$(RUNS)
 
-bench: install  ## measure what sharing costs, into results/benchmarks (minutes; leave the machine alone)
+bench: install  ## measure what sharing costs, into results/benchmarks (25 minutes on two cores; leave the machine alone)
 	$(BIN)/python -m rpg_bench.benchmarks
 	$(BIN)/python -m rpg_bench.benchmarks short=true
 
