@@ -45,11 +45,6 @@ class Figure:
     spread: float | None = None  # interquartile range
     compared: bool = True  # by `check`: False where it depends on the machine or is too noisy
 
-    def __post_init__(self) -> None:
-        for key in ("value", "best", "spread"):  # four digits: what is printed, written and judged is one number
-            if (number := getattr(self, key)) is not None:
-                object.__setattr__(self, key, float(f"{number:.4g}"))
-
     @classmethod
     def ratio(cls, name: str, ratio: Ratio, unit: str, **details: Any) -> Figure:
         """A ratio of two times."""
@@ -69,6 +64,9 @@ class Figure:
 
     def to_dict(self) -> dict[str, Any]:
         values = {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+        for key in ("value", "best", "spread"):
+            if key in values:
+                values[key] = float(f"{values[key]:.6g}")
         return {**values, **({} if self.met is None else {"met": self.met})}
 
     @classmethod
