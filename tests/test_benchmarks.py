@@ -235,12 +235,13 @@ def test_both_training_loops_train(tmp_path: Path) -> None:
     assert not torch.equal(sharing_of(network).get_parameter("ring"), before)
     plain = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 100))
     start = plain[1].weight.clone()
-    plain_loop(plain, 4, 2, CPU)()
+    plain_loop(plain, 4, 2, CPU, tmp_path)()
     assert not torch.equal(plain[1].weight, start)
+    assert torch.equal(torch.load(tmp_path / "checkpoint.pt")["network"]["1.weight"], plain[1].weight)
 
 
-def test_the_plain_loop_trains_in_a_process_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
-    arguments = {"stem": "half", "batch_size": 2, "steps": 1, "device": "cpu", "dof": None}
+def test_the_plain_loop_trains_in_a_process_of_its_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = {"stem": "half", "batch_size": 2, "steps": 1, "device": "cpu", "dof": None, "directory": str(tmp_path)}
     with in_a_lasting_process("plain_child", arguments) as once_more:
         once_more()
         once_more()

@@ -39,7 +39,8 @@ def run(settings: Settings) -> Result:
         "network": "resnet18",
         "batch_size": BATCH_SIZE,
         "images": "noise with CIFAR-100's shape; crop with 4 pixels of padding, flip, normalise",
-        "plain loop": f"float32, a process of its own, PIL in {WORKERS} worker processes, a loss read after every step",
+        "plain loop": f"float32, a process of its own, PIL in {WORKERS} worker processes, a loss read after each step; "
+        "evaluation and checkpoint as in ours",
         "convolution": "3 x 3, 128 channels, maps of 16 x 16, both ways, torch's own",
         "epoch": "one call of the trainer: steps, evaluation of 16 images, one checkpoint",
     }
@@ -109,9 +110,10 @@ def _plain_beside_ours(stem: str, settings: Settings) -> dict[str, Times]:
         for name, dof in {"dense": None, "ring 36k": SMALL}.items():
             ours = share(resnet(stem, settings.device), "rpg_global" if dof else "none", dof)
             data = synthetic_data(BATCH_SIZE * steps, BATCH_SIZE, settings.device)
-            contestants[f"{name} ours"] = whole_trainer(ours, data, BATCH_SIZE, settings.device, Path(folder) / name)
+            directory = Path(folder) / name
+            contestants[f"{name} ours"] = whole_trainer(ours, data, BATCH_SIZE, settings.device, directory)
             plain = {"stem": stem, "batch_size": BATCH_SIZE, "steps": steps, "device": settings.device.type}
-            process = in_a_lasting_process("plain_child", {**plain, "dof": dof})
+            process = in_a_lasting_process("plain_child", {**plain, "dof": dof, "directory": str(directory)})
             contestants[f"{name} plain"] = stack.enter_context(process)
         return in_turn(contestants, settings.device, rounds=3, warmup=1)
 

@@ -15,6 +15,7 @@ from rpg_bench.datasets.in_memory import InMemorySamples
 
 MEAN, STD = (0.507, 0.487, 0.441), (0.267, 0.256, 0.276)
 PADDING = 4
+TEST_IMAGES = 16  # few: it is training that is timed
 
 
 def pixels(count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -24,7 +25,7 @@ def pixels(count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return images, random.randint(0, CLASSES, count).astype(np.int64)
 
 
-def synthetic_data(count: int, batch_size: int, device: torch.device, test_images: int = 16) -> Data:
+def synthetic_data(count: int, batch_size: int, device: torch.device, test_images: int = TEST_IMAGES) -> Data:
     """What `load_data` would return for such a data set, with crop and flip."""
     images, labels = pixels(count)
     samples = InMemorySamples(torch.from_numpy(images).to(device), labels)
