@@ -11,9 +11,10 @@ within the map share a product, which multiplies by nothing else.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import torch
@@ -67,13 +68,13 @@ class SmallMapConv2d(nn.Conv2d):
 
 @dataclass(frozen=True)
 class _Group:
-    """Positions along one axis that meet the same taps within the map."""
+    """Positions along one axis that have their partners in common: outputs by taps, pixels by taps, taps by outputs."""
 
-    targets: slice  # the positions
-    taps: slice
-    source: int  # the pixel under the first position's first tap; that under its next tap is the next pixel
-    step: int  # from the pixel of one position to that of the next
-    counts: tuple[int, int]  # of positions and of taps
+    positions: slice
+    partners: slice
+    counts: tuple[int, int]  # of positions and of partners
+    first: int  # what the first position finds at its first partner: a pixel, an output, a pixel
+    steps: tuple[int, int]  # to what the next position finds there, and to what it finds at its next partner
 
 
 @dataclass(frozen=True)
@@ -81,53 +82,50 @@ class _Axis:
     """How a kernel passes over one axis of a map, without the padding."""
 
     outputs: int
-    forward: tuple[_Group, ...]  # outputs, each with the pixels it reads
-    backward: tuple[_Group, ...]  # pixels, each with the outputs that read it; both counted from the far end
-    by_tap: tuple[tuple[int, slice, slice], ...]  # a tap, the outputs where it lies within the map, and its pixels
+    by_output: tuple[_Group, ...]  # the taps of each output: forward
+    by_pixel: tuple[_Group, ...]  # the taps of each pixel, pixels and outputs counted from the far end: backward
+    by_tap: tuple[_Group, ...]  # the outputs of each tap: the weight's gradient
 
 
 @lru_cache(maxsize=1024)
 def _axis(pixels: int, taps: int, stride: int, padding: int) -> _Axis:
     outputs = (pixels + 2 * padding - taps) // stride + 1
-    # (output, tap, pixel) of every product that is not one by zero
-    meetings = [
+    products = [
         (output, tap, output * stride + tap - padding)
         for output in range(outputs)
         for tap in range(taps)
         if 0 <= output * stride + tap - padding < pixels
     ]
-    by_tap: list[tuple[int, slice, slice]] = []
-    for tap in range(taps):
-        pairs = [(output, pixel) for output, met, pixel in meetings if met == tap]
-        if pairs:
-            by_tap.append((tap, _progression([pair[0] for pair in pairs]), _progression([pair[1] for pair in pairs])))
     return _Axis(
         outputs,
-        _grouped(meetings),
-        _grouped((pixels - 1 - pixel, tap, outputs - 1 - output) for output, tap, pixel in meetings),
-        tuple(by_tap),
+        _grouped(products),
+        _grouped((pixels - 1 - pixel, tap, outputs - 1 - output) for output, tap, pixel in products),
+        _grouped((tap, output, pixel) for output, tap, pixel in products),
     )
 
 
-def _grouped(meetings: Iterable[tuple[int, int, int]]) -> tuple[_Group, ...]:
-    """Group the targets of (target, tap, source) by the taps they meet."""
-    met: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for target, tap, source in sorted(meetings):
-        met[target].append((tap, source))
-    alike: dict[tuple[int, ...], list[tuple[int, int]]] = defaultdict(list)
-    for target, pairs in met.items():
-        alike[tuple(tap for tap, _ in pairs)].append((target, pairs[0][1]))
+def _grouped(products: Iterable[tuple[int, int, int]]) -> tuple[_Group, ...]:
+    """Group the positions of (position, partner, found there) by their partners."""
+    found: dict[int, dict[int, int]] = defaultdict(dict)
+    for position, partner, there in sorted(products):
+        found[position][partner] = there
+    alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for position, by_partner in found.items():
+        alike[tuple(by_partner)].append(position)
     groups = []
-    for taps, members in alike.items():
-        targets, sources = zip(*members, strict=True)
-        step = sources[1] - sources[0] if len(sources) > 1 else 1
-        counts = (len(targets), len(taps))
-        groups.append(_Group(_progression(targets), _progression(taps), sources[0], step, counts))
+    for partners, positions in alike.items():
+        first = found[positions[0]][partners[0]]
+        steps = (
+            found[positions[1]][partners[0]] - first if len(positions) > 1 else 0,
+            found[positions[0]][partners[1]] - first if len(partners) > 1 else 0,
+        )
+        counts = (len(positions), len(partners))
+        groups.append(_Group(_evenly(positions), _evenly(partners), counts, first, steps))
     return tuple(groups)
 
 
-def _progression(numbers: Sequence[int]) -> slice:
-    """The slice of these evenly spaced, rising numbers."""
+def _evenly(numbers: Sequence[int]) -> slice:
+    """The slice of these numbers, which rise in equal steps."""
     return slice(numbers[0], numbers[-1] + 1, numbers[1] - numbers[0] if len(numbers) > 1 else 1)
 
 
@@ -141,63 +139,50 @@ class _PatchProduct(torch.autograd.Function):
         rows, columns = (_axis(pixels.shape[1 + a], kernels.shape[1 + a], stride[a], padding[a]) for a in (0, 1))
         ctx.save_for_backward(pixels, kernels)
         ctx.axes, ctx.weight_dtype = (rows, columns), weight.dtype
-        outputs = _products(
-            pixels,
-            lambda rows, columns: kernels[:, rows, columns].flatten(1).t(),
-            rows.forward,
-            columns.forward,
-            (rows.outputs, columns.outputs, len(kernels)),
-        )
+        outputs = pixels.new_zeros(len(pixels), rows.outputs, columns.outputs, len(kernels))
+        for row, column in product(rows.by_output, columns.by_output):
+            matrix = kernels[:, row.partners, column.partners].flatten(1)
+            outputs[:, row.positions, column.positions] = _times(_patches(pixels, row, column), matrix.t())
         return outputs.permute(0, 3, 1, 2)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]  # torch has no hint
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        kernels: Tensor
         pixels, kernels = ctx.saved_tensors
         rows, columns = ctx.axes
+        taps = kernels.shape[1] * kernels.shape[2]
         outputs = gradient.permute(0, 2, 3, 1).contiguous()
         for_images = for_weight = None
         if ctx.needs_input_grad[0]:
-            turned = kernels.permute(1, 2, 0, 3)
-            for_images = _products(
-                outputs.flip(1, 2),
-                lambda rows, columns: turned[rows, columns].flatten(0, 2),
-                rows.backward,
-                columns.backward,
-                pixels.shape[1:],
-            )
+            turned, by_tap = outputs.flip(1, 2), kernels.permute(1, 2, 0, 3)
+            for_images = torch.zeros_like(pixels)
+            for row, column in product(rows.by_pixel, columns.by_pixel):
+                matrix = by_tap[row.partners, column.partners].flatten(0, 2)
+                for_images[:, row.positions, column.positions] = _times(_patches(turned, row, column), matrix)
             for_images = for_images.flip(1, 2).permute(0, 3, 1, 2)
         if ctx.needs_input_grad[1]:
-            idle = len(rows.by_tap) < kernels.shape[1] or len(columns.by_tap) < kernels.shape[2]
-            for_weight = (torch.zeros_like if idle else torch.empty_like)(kernels, dtype=ctx.weight_dtype)
-            for row, output_rows, pixel_rows in rows.by_tap:
-                for column, output_columns, pixel_columns in columns.by_tap:
-                    of_outputs = outputs[:, output_rows, output_columns].flatten(0, 2)
-                    of_pixels = pixels[:, pixel_rows, pixel_columns].flatten(0, 2)
-                    for_weight[:, row, column] = of_outputs.t() @ of_pixels
+            for_weight = torch.empty_like(kernels, dtype=ctx.weight_dtype)
+            if sum(row.counts[0] * column.counts[0] for row, column in product(rows.by_tap, columns.by_tap)) < taps:
+                for_weight.zero_()  # taps that meet padding only
+            for row, column in product(rows.by_tap, columns.by_tap):
+                of_outputs = outputs[:, row.partners, column.partners].flatten(0, 2)
+                of_pixels = _patches(pixels, row, column).transpose(1, 3).transpose(2, 4)
+                part = of_outputs.t() @ of_pixels.flatten(3).flatten(0, 2)
+                for_weight[:, row.positions, column.positions] = part.view(-1, *of_pixels.shape[3:])
             for_weight = for_weight.permute(0, 3, 1, 2)
         return for_images, for_weight, None, None
 
 
-def _products(
-    maps: Tensor,
-    matrix: Callable[[slice, slice], Tensor],
-    rows: tuple[_Group, ...],
-    columns: tuple[_Group, ...],
-    size: Sequence[int],
-) -> Tensor:
-    """Patches of `maps` (n, h, w, channels) times the `matrix` of the taps that they meet: (n, *size)."""
-    images, _, _, channels = maps.shape
+def _patches(maps: Tensor, row: _Group, column: _Group) -> Tensor:
+    """What positions find at their partners: (n, positions, positions, partners, partners, channels), a view."""
     image, down, across, channel = maps.stride()
-    result = maps.new_zeros(images, *size)
-    for row in rows:
-        for column in columns:
-            patches = maps.as_strided(
-                (images, row.counts[0], column.counts[0], row.counts[1], column.counts[1], channels),
-                (image, row.step * down, column.step * across, down, across, channel),
-                maps.storage_offset() + row.source * down + column.source * across,
-            )
-            product = patches.flatten(3).flatten(0, 2) @ matrix(row.taps, column.taps)
-            result[:, row.targets, column.targets] = product.view(*patches.shape[:3], -1)
-    return result
+    return maps.as_strided(
+        (len(maps), row.counts[0], column.counts[0], row.counts[1], column.counts[1], maps.shape[3]),
+        (image, row.steps[0] * down, column.steps[0] * across, row.steps[1] * down, column.steps[1] * across, channel),
+        maps.storage_offset() + row.first * down + column.first * across,
+    )
+
+
+def _times(patches: Tensor, matrix: Tensor) -> Tensor:
+    """(n, h, w, rows, columns, channels) times (rows columns channels, out): (n, h, w, out)."""
+    return (patches.flatten(3).flatten(0, 2) @ matrix).view(*patches.shape[:3], -1)
