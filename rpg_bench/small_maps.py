@@ -168,7 +168,7 @@ class _PatchProduct(torch.autograd.Function):
                 of_outputs = outputs[:, row.partners, column.partners].flatten(0, 2)
                 of_pixels = _patches(pixels, row, column).transpose(1, 3).transpose(2, 4)
                 part = of_outputs.t() @ of_pixels.flatten(3).flatten(0, 2)
-                for_weight[:, row.positions, column.positions] = part.view(-1, *of_pixels.shape[3:])
+                for_weight[:, row.positions, column.positions] = part.view(len(kernels), *of_pixels.shape[3:])
             for_weight = for_weight.permute(0, 3, 1, 2)
         return for_images, for_weight, None, None
 
@@ -185,4 +185,4 @@ def _patches(maps: Tensor, row: _Group, column: _Group) -> Tensor:
 
 def _times(patches: Tensor, matrix: Tensor) -> Tensor:
     """(n, h, w, rows, columns, channels) times (rows columns channels, out): (n, h, w, out)."""
-    return (patches.flatten(3).flatten(0, 2) @ matrix).view(*patches.shape[:3], -1)
+    return (patches.flatten(3).flatten(0, 2) @ matrix).view(*patches.shape[:3], matrix.shape[1])

@@ -25,7 +25,7 @@ def gradients(layer: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 @given(
-    st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2), st.booleans(),
+    st.integers(0, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2), st.booleans(),
     st.integers(1, 5), st.booleans(),
 )  # fmt: skip
 def test_values_and_gradients_are_those_of_a_convolution(
