@@ -30,6 +30,7 @@ def a_record(parent: dict[str, Any], top1: float, **settings: Any) -> dict[str, 
         "settings": vars(done).copy(),
         "size": {"bytes": 1000 * done.bits, "zstd_bytes": 900 * done.bits, "bits_per_weight": 0.1, "dof_bits": 12345},
         "final": {"top1": top1},
+        "parent_top1": parent["final"]["test_top1"],
         "git": {"commit": "0" * 40, "dirty": False},
     }
 
@@ -79,6 +80,16 @@ def test_the_claim_on_pruning_is_decided_by_what_each_run_loses(results: Path) -
     assert claim.test(Records(records.found, (), ())).verdict == claims.NOT_RUN
     lost = small_files.losses(records, bits=8, prune=0.5)
     assert lost == {"resnet18 `rpg_global` 36,000": [pytest.approx(-4.41), pytest.approx(-3.41)]}
+
+
+def test_a_run_that_was_trained_again_does_not_change_what_its_files_lost(results: Path) -> None:
+    lost = small_files.losses(read_records(results), bits=8, prune=0.5)
+    for path in (results / "records").glob("*.json"):
+        run = json.loads(path.read_text())
+        for of_the_end in (run["final"], run["history"][-1]):
+            of_the_end["test_top1"] -= 1
+        path.write_text(json.dumps(run))
+    assert small_files.losses(read_records(results), bits=8, prune=0.5) == lost
 
 
 @pytest.mark.parametrize(("ratio", "verdict"), [(1.01, claims.HOLDS), (1.2, claims.FAILS), (None, claims.NOT_RUN)])

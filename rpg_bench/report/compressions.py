@@ -33,8 +33,11 @@ class Compression:
 
     @property
     def lost(self) -> float:
-        """Points of top-1 against its own run; negative where it is worse."""
-        return self.top1 - self.parent.top1
+        """Points of top-1 against its own run, as it was when the file was made; negative where it is worse.
+
+        That run's record may have been replaced since: the same run again, on another machine, ends elsewhere.
+        """
+        return self.top1 - float(self.values["parent_top1"])
 
     @property
     def bytes(self) -> int:
@@ -66,7 +69,7 @@ def read_compressions(results: Path, runs: Mapping[str, Record]) -> tuple[tuple[
             settings = Settings(**values["settings"])
             made = compression_hash(values["parent"], settings)
             compression = Compression(values, settings, runs[values["parent"]])
-            _ = (compression.top1, compression.bytes, compression.zstd_bytes, compression.dof_bits)
+            _ = (compression.lost, compression.bytes, compression.zstd_bytes, compression.dof_bits)
         except KeyError as error:
             left_out.append(f"{FOLDER}/{path.name}: {error} is not recorded")
             continue
