@@ -90,7 +90,8 @@ def test_a_run_that_is_pointed_at_shows_its_command(page: Path) -> None:
     pointing.write_text(page.read_text(encoding="utf-8").replace("</html>", f"{script}</html>"), encoding="utf-8")
     document = shown(pointing)
     details = document.split('<div id="details">')[1].split("</div>")[0]
-    assert "55.87 %" in details
+    record = json.loads((ROOT / "results" / "records" / "c83c188edb73.json").read_text())
+    assert f"{record['final']['test_top1']:.2f} %" in details
     assert "+experiment=cpu_recipe seed=0" in details
     assert document.count('class="point chosen"') == 1
     assert document.count('<tr data-run="c83c188edb73" tabindex="0" class="chosen">') == 1
